@@ -1,0 +1,74 @@
+# Needs make, Python 3.11 or 3.12 with venv, and a package index. Everything else is installed into .venv on first use,
+# and again whenever pyproject.toml or a constraint file changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first interpreter that fits; `make PYTHON=/path/to/python3.12 ...` names another.
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for python in python3.12 python3.11 python3 python; do \
+	$$python -c '$(FITS)' 2>/dev/null && echo $$python && break; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_RETRIES ?= 10
+export PIP_DEFAULT_TIMEOUT ?= 60
+
+.PHONY: help demo test test-slow lint constraints clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo         generate data, train, run and evaluate; ends with five users' lists
+demo: $(INSTALLED)
+	@jobs/demo.sh
+
+## make test         the test suite, without the tests marked slow
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+## make test-slow    the tests marked slow: real data, up to half an hour
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+## make lint         ruff, mypy and import-linter
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+## make constraints  pin every package again in constraints/; UPGRADE=1 moves the pins to the newest versions
+constraints: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet uv
+	@set -e; for extra in cpu gpu; do for version in 3.11 3.12; do \
+		file=constraints/$$extra-py$$(echo $$version | tr -d .).txt; \
+		echo "Pinning $$file"; \
+		$(BIN)/uv pip compile pyproject.toml --extra $$extra --extra dev --output-file $$file --quiet \
+			--python-version $$version --python-platform x86_64-manylinux_2_28 \
+			--only-binary :all: --prerelease disallow $(if $(UPGRADE),--upgrade) \
+			--custom-compile-command "make constraints"; \
+	done; done
+
+## make clean        remove .venv, caches and what the demo made
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf bundles/demo feature_repo/data output/demo output/demo-retrieval
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@python='$(PYTHON)'; \
+	if ! $${python:-false} -c '$(FITS)' 2>/dev/null; then \
+		echo "No Python to build $(VENV) with: batchrec needs Python 3.11 or 3.12 with the modules venv and ensurepip$${python:+, and $$python is not one}." >&2; \
+		echo "Install one (Debian and Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; \
+		exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# On a terminal pip shows its own progress; elsewhere only what goes wrong.
+$(INSTALLED): pyproject.toml $(wildcard constraints/cpu-*.txt) | $(BIN)/python
+	@echo "Installing batchrec and its libraries into $(VENV): one to three minutes, 3 GB on disk"
+	@$(BIN)/python -m pip install $(if $(MAKE_TERMOUT),,--quiet) --editable '.[cpu,dev]' \
+		--constraint constraints/cpu-$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
+	@touch $@

@@ -1,0 +1,135 @@
+"""Words that all array code shares: missing positions, ragged rows, gathers, sort orders, hash mixing.
+
+Every function here takes its namespace from its arguments and uses the Python array API (2024.12) alone, so that NumPy
+and CuPy run the same lines.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from array_api_compat import array_namespace, device
+
+Array = Any
+"""An array of any library that follows the Python array API."""
+
+MISSING = -1
+"""Item position that stands for "no candidate here"."""
+
+
+class Ragged(NamedTuple):
+    """One list of integers a row: row ``i`` holds ``values[offsets[i]:offsets[i + 1]]``.
+
+    Attributes
+    ----------
+    offsets
+        ``(n + 1,)`` int64, never falling.
+    values
+        ``(m,)`` int64.
+    """
+
+    offsets: Array
+    values: Array
+
+    @property
+    def lengths(self) -> Array:
+        """Number of values of each row, ``(n,)`` int64."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def owners(self) -> Array:
+        """Row of each value, ``(m,)`` int64."""
+        xp = array_namespace(self.offsets)
+        # `repeat(rows, lengths)` says the same, but CuPy cannot repeat by an array.
+        places = xp.arange(self.values.shape[0], dtype=xp.int64, device=device(self.offsets))
+        return xp.searchsorted(self.offsets, places, side="right") - 1
+
+    def take(self, rows: Array) -> Ragged:
+        """Return the given rows, ``(r,)`` int64, in the given order; a row may come more than once."""
+        xp = array_namespace(self.offsets)
+        starts = xp.take(self.offsets, rows, axis=0)
+        lengths = xp.take(self.offsets, rows + 1, axis=0) - starts
+        offsets = xp.cumulative_sum(lengths, include_initial=True, dtype=xp.int64)
+        places = xp.arange(int(offsets[-1]), dtype=xp.int64, device=device(self.offsets))
+        owners = xp.searchsorted(offsets, places, side="right") - 1
+        shift = xp.take(starts - offsets[:-1], owners, axis=0)
+        return Ragged(offsets, xp.take(self.values, places + shift, axis=0))
+
+
+def gather(x: Array, indices: Array) -> Array:
+    """Return ``x[indices]``: first axis looked up, shape ``indices.shape + x.shape[1:]``.
+
+    The array API's own ``take`` knows only flat indices.
+    """
+    xp = array_namespace(x, indices)
+    flat = xp.take(x, xp.reshape(indices, (-1,)), axis=0)
+    return xp.reshape(flat, indices.shape + x.shape[1:])
+
+
+def pad_columns(x: Array, width: int, fill: float) -> Array:
+    """Append columns of `fill` to ``x (n, K)`` until it has `width`; a wider `x` comes back as it is."""
+    xp = array_namespace(x)
+    rows, columns = x.shape
+    if columns >= width:
+        return x
+    return xp.concat([x, xp.full((rows, width - columns), fill, dtype=x.dtype, device=device(x))], axis=1)
+
+
+def masked_scores(scores: Array, positions: Array) -> Array:
+    """Return `scores` with -inf where the position is missing and where the score is not a number; dtype kept."""
+    xp = array_namespace(scores, positions)
+    return xp.where((positions < 0) | xp.isnan(scores), -math.inf, scores)
+
+
+def best_first(positions: Array, *keys: Array) -> Array:
+    """Return the permutation that puts each row into the order of a list.
+
+    Real candidates come before missing ones; among them the first key decides, highest first, then the second, and so
+    on; the lowest item position decides last. The outcome depends on nothing but the candidates of the row itself.
+
+    Parameters
+    ----------
+    positions
+        Item positions, ``(n, K)`` int64, :data:`MISSING` where there is none.
+    *keys
+        ``(n, K)`` floats without NaN, most significant first.
+
+    Returns
+    -------
+    Array
+        ``(n, K)`` int64, for ``take_along_axis`` along the last axis.
+    """
+    xp = array_namespace(positions, *keys)
+    missing = positions < 0
+    # Need not be stable: the items of a row are distinct, and missing candidates are all alike.
+    permutation = xp.argsort(xp.where(missing, xp.iinfo(xp.int64).max, positions), axis=-1, stable=False)
+    for key in reversed(keys):
+        column = xp.take_along_axis(xp.where(missing, -math.inf, key), permutation, axis=-1)
+        # Stable: what the less significant keys decided stands among equals.
+        by_key = xp.argsort(column, axis=-1, descending=True, stable=True)
+        permutation = xp.take_along_axis(permutation, by_key, axis=-1)
+    return permutation
+
+
+def splitmix64(x: Array) -> Array:
+    """Return the first output of the SplitMix64 generator seeded with each value.
+
+    A bijection of uint64 in which every bit of the input reaches every bit of the output. Steele, Lea, Flood, "Fast
+    Splittable Pseudorandom Number Generators" (OOPSLA 2014), with the finaliser that Stafford calls Mix13. Arithmetic
+    wraps modulo 2**64.
+
+    Parameters
+    ----------
+    x
+        uint64, at least one-dimensional (NumPy warns of the wrap-around of bare scalars), any shape.
+    """
+    xp = array_namespace(x)
+
+    def constant(value: int) -> Array:
+        return xp.asarray(value, dtype=xp.uint64, device=device(x))
+
+    z = x + constant(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> constant(30))) * constant(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> constant(27))) * constant(0x94D049BB133111EB)
+    return z ^ (z >> constant(31))

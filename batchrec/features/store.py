@@ -1,0 +1,387 @@
+"""Features as they were known at a time, read from a Feast repository.
+
+The only module that imports Feast, and only inside functions: the import alone takes seconds.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchrec.errors import FeatureError
+from batchrec.features.connection import feast_call, own_connection, resolved
+from batchrec.features.dtypes import cast_exactly, parse_type, type_name
+from batchrec.features.entities import checked_ids, distinct_pairs, timestamps
+from batchrec.schema import EVENT_TIMESTAMP, id_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+CONFIG_FILE = "feature_store.yaml"
+
+_ROW = "batchrec_row"
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class FeatureRef:
+    """One feature of one view, with the type its values have.
+
+    Parameters
+    ----------
+    view
+        Name of the feature view.
+    feature
+        Name of the feature in that view; also the column name in results.
+    dtype
+        Arrow type name, such as ``int64``, ``string``, ``float``, ``double`` or ``list<int64>``.
+    """
+
+    view: str
+    feature: str
+    dtype: str
+
+    @property
+    def ref(self) -> str:
+        """Feast's own way to write the reference, ``view:feature``."""
+        return f"{self.view}:{self.feature}"
+
+
+@dataclass(frozen=True)
+class JoinKey:
+    """The one column by which a view is joined, and its Arrow type name."""
+
+    name: str
+    dtype: str
+
+
+class FeatureStore:
+    """A Feast repository that has been applied, read through its offline store.
+
+    Cheap to construct and to pickle: only the folder travels, and a worker opens Feast at its first question.
+
+    Parameters
+    ----------
+    repo
+        Folder that holds ``feature_store.yaml``. Use :meth:`open` to have it checked at once.
+    """
+
+    def __init__(self, repo: Path) -> None:
+        self.repo = repo
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        return FeatureStore, (self.repo,)
+
+    @classmethod
+    def open(cls, repo: Path) -> FeatureStore:
+        """Open a Feast repository and see that it has been applied.
+
+        Parameters
+        ----------
+        repo
+            Folder that holds ``feature_store.yaml``.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such folder or file, Feast cannot read it, or no feature view has been applied.
+        """
+        store = cls(Path(repo).absolute())
+        if not store._views:
+            store._refuse_unapplied(f"its registry holds no feature view of project {store._feast.project!r}")
+        return store
+
+    def service(self, name: str) -> tuple[FeatureRef, ...]:
+        """Return the features of a feature service, in the service's order.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such service (the message lists those there are), or if it renames views or keys.
+        """
+        with self._reading_registry():
+            services = {s.name: s for s in self._registry.list_feature_services(self._feast.project, allow_cache=True)}
+        if name not in services:
+            raise FeatureError(
+                f"{self.repo} has no feature service {name!r}; it has {_listed(services)}",
+                f"name one of these, or define the service and run `feast -c {self.repo} apply`",
+            )
+        return tuple(
+            ref for projection in services[name].feature_view_projections for ref in self._projected(projection)
+        )
+
+    def refs(self, view: str) -> tuple[FeatureRef, ...]:
+        """Return all features of a view, in the view's order.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view (the message lists those there are).
+        """
+        return tuple(_feature_ref(view, field) for field in self._view(view).features)
+
+    def join_key(self, view: str) -> JoinKey:
+        """Return the column by which a view is joined.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, or if it has no entity, or several.
+        """
+        columns = self._view(view).entity_columns
+        if len(columns) != 1 or columns[0].name == _no_entity():
+            keys = [] if len(columns) == 1 else [column.name for column in columns]
+            raise FeatureError(
+                f"feature view {view!r} has {len(keys)} join keys ({_listed(keys)}), expected exactly one",
+                "define the view with one entity, and that entity with one join key",
+            )
+        return JoinKey(columns[0].name, _dtype_of(view, columns[0]))
+
+    def check(self, expected: Sequence[FeatureRef]) -> None:
+        """See, before any work, that every feature exists with the type expected and can be read.
+
+        Beside the registry the offline store itself is asked, for one id a view: a source that is missing, damaged or
+        lacks a column shows here.
+
+        Raises
+        ------
+        FeatureError
+            At the first feature, in the order given, that is missing, has another type, or cannot be read.
+        """
+        for ref in expected:
+            self._check_ref(ref)
+        for view in dict.fromkeys(ref.view for ref in expected):
+            refs = [ref for ref in dict.fromkeys(expected) if ref.view == view]
+            no_id = pa.array([0], pa.int64()).cast(id_type(parse_type(self.join_key(view).dtype)))
+            self.point_in_time(no_id, _EPOCH, refs)
+
+    def point_in_time(self, ids: pa.Array, as_of: datetime | pa.Array, refs: Sequence[FeatureRef]) -> pa.Table:
+        """Return each id's features as they were known at its time.
+
+        Of every view, an id gets the values of that row of its own which has the latest event timestamp not after
+        the time asked for, and nulls where there is none (or where that row is older than the view's time to live).
+        Among rows of one id and one event timestamp, the source's created timestamp decides, the latest first; a
+        source that holds such rows without a created timestamp leaves open which of them comes.
+
+        Parameters
+        ----------
+        ids
+            ``(n,)`` raw ids, integer or string as the views' join key is, without nulls. They may repeat.
+        as_of
+            One aware time for all, or ``(n,)`` timestamps with a time zone, one for each id.
+        refs
+            Features to read. Their views must share one join key, and their names must differ.
+
+        Returns
+        -------
+        pa.Table
+            ``(n,)`` rows in the order of `ids`; one column a feature, named and typed as its reference says.
+
+        Raises
+        ------
+        FeatureError
+            If the question cannot be asked of this store, the store fails, or its answer does not fit the question.
+        """
+        key = self._shared_key(refs)
+        ids = checked_ids(ids, key.name, parse_type(key.dtype))
+        times = timestamps(as_of, len(ids))
+        distinct_ids, distinct_times, row = distinct_pairs(ids, times)
+        if len(distinct_ids) == 0:
+            return pa.schema([(ref.feature, parse_type(ref.dtype)) for ref in refs]).empty_table()
+        entities = pa.table({key.name: distinct_ids, EVENT_TIMESTAMP: distinct_times})
+        return self._join(entities, refs).take(row).combine_chunks()
+
+    @cached_property
+    def _feast(self) -> Any:
+        config = self.repo / CONFIG_FILE
+        if not config.is_file():
+            raise FeatureError(
+                f"{self.repo} is not a Feast repository: it holds no {CONFIG_FILE}",
+                f"give the folder that holds {CONFIG_FILE}",
+            )
+        try:
+            with feast_call():
+                import feast
+
+                store = feast.FeatureStore(fs_yaml_file=config, repo_path=str(self.repo))
+                settings = store.config.registry
+        except Exception as error:
+            raise FeatureError(f"Feast cannot read {config} ({_brief(error)})", f"correct {config}") from error
+        if settings.registry_type == "file" and "://" not in settings.path:
+            registry = self.repo / settings.path
+            if not registry.exists():  # Feast itself would quietly write an empty registry there
+                self._refuse_unapplied(f"there is no registry {registry}")
+        return store
+
+    @cached_property
+    def _registry(self) -> Any:
+        with self._reading_registry():
+            return self._feast.registry
+
+    @cached_property
+    def _views(self) -> dict[str, Any]:
+        with self._reading_registry():
+            views = self._registry.list_all_feature_views(self._feast.project, allow_cache=True)
+        # On-demand views have no rows of their own to join.
+        return {view.name: view for view in views if getattr(view, "batch_source", None) is not None}
+
+    @contextmanager
+    def _reading_registry(self) -> Iterator[None]:
+        try:
+            with feast_call():
+                yield
+        except FeatureError:
+            raise
+        except Exception as error:
+            raise FeatureError(
+                f"the Feast registry of {self.repo} cannot be read ({_brief(error)})",
+                f"restore it, or delete it and run `feast -c {self.repo} apply`",
+            ) from error
+
+    def _refuse_unapplied(self, found: str) -> NoReturn:
+        raise FeatureError(
+            f"the Feast repository {self.repo} has not been applied: {found}", f"run `feast -c {self.repo} apply`"
+        )
+
+    def _view(self, name: str) -> Any:
+        if name not in self._views:
+            raise FeatureError(
+                f"{self.repo} has no feature view {name!r}; it has {_listed(self._views)}",
+                f"name one of these, or define the view and run `feast -c {self.repo} apply`",
+            )
+        return self._views[name]
+
+    def _projected(self, projection: Any) -> Iterator[FeatureRef]:
+        if projection.name_to_use() != projection.name or projection.join_key_map:
+            raise FeatureError(
+                f"a feature service takes view {projection.name!r} under another name or join key",
+                "list the view in the service as it is, without with_name or with_join_key_map",
+            )
+        self._view(projection.name)
+        for field in projection.features:
+            yield _feature_ref(projection.name, field)
+
+    def _check_ref(self, ref: FeatureRef) -> None:
+        fields = {field.name: field for field in self._view(ref.view).features}
+        if ref.feature not in fields:
+            raise FeatureError(
+                f"feature view {ref.view!r} has no feature {ref.feature!r} (expected {ref.dtype}); "
+                f"it has {_listed(fields)}",
+                "add the feature to the view and apply it, or use a bundle that was trained without it",
+            )
+        found = _dtype_of(ref.view, fields[ref.feature])
+        if found != ref.dtype:
+            raise FeatureError(
+                f"feature {ref.ref} has dtype {found}, expected {ref.dtype}",
+                "correct the view and apply it, or use a bundle that was trained with this dtype",
+            )
+
+    def _check_source(self, view: str) -> None:
+        path = resolved(self.repo, getattr(self._view(view).batch_source, "path", None) or "")
+        if "://" in path or any(sign in path for sign in "*?["):
+            return
+        if not Path(path).exists():
+            raise FeatureError(
+                f"feature view {view!r} reads {path}, which does not exist",
+                f"write that file, or correct the path of the view's source and run `feast -c {self.repo} apply`",
+            )
+
+    def _shared_key(self, refs: Sequence[FeatureRef]) -> JoinKey:
+        _refuse_names(refs)
+        keys = {view: self.join_key(view) for view in dict.fromkeys(ref.view for ref in refs)}
+        if len(set(keys.values())) != 1:
+            found = ", ".join(f"{view} by {key.name} ({key.dtype})" for view, key in keys.items())
+            raise FeatureError(
+                f"features of one join must share one join key, found: {found or 'no features at all'}",
+                "ask for features of one entity",
+            )
+        return next(iter(keys.values()))
+
+    def _join(self, entities: pa.Table, refs: Sequence[FeatureRef]) -> pa.Table:
+        """Return one column a feature, in the order of the entity rows, which must be distinct."""
+        for view in dict.fromkeys(ref.view for ref in refs):
+            self._check_source(view)
+        rows = np.arange(entities.num_rows)
+        frame = entities.append_column(_ROW, pa.array(rows)).to_pandas()
+        names = [ref.ref for ref in refs]
+        try:
+            # Full names (view__feature), so that a feature may be called like a join key or like our row.
+            with feast_call(), own_connection(self.repo):
+                joined = self._feast.get_historical_features(frame, names, full_feature_names=True).to_arrow()
+        except Exception as error:
+            raise FeatureError(
+                f"the offline store of {self.repo} could not join {_listed(names)} ({_brief(error)})",
+                "see that the sources of these views are whole and hold these columns, then try again",
+            ) from error
+        joined = joined.take(pc.sort_indices(joined[_ROW]))
+        if not np.array_equal(joined[_ROW].to_numpy(), rows):
+            raise FeatureError(
+                f"the offline store of {self.repo} gave {joined.num_rows} rows for {len(rows)} ids and times while "
+                f"joining {_listed(names)}",
+                "see that the store's join gives exactly one row for each id and time",
+            )
+        return pa.table({ref.feature: _cast(joined[f"{ref.view}__{ref.feature}"], ref) for ref in refs})
+
+
+def _feature_ref(view: str, field: Any) -> FeatureRef:
+    return FeatureRef(view, field.name, _dtype_of(view, field))
+
+
+def _dtype_of(view: str, field: Any) -> str:
+    from feast.types import from_feast_to_pyarrow_type
+
+    try:
+        name = type_name(from_feast_to_pyarrow_type(field.dtype))
+        parse_type(name)
+    except (ValueError, FeatureError) as error:
+        raise FeatureError(
+            f"feature {view}:{field.name} has the Feast type {field.dtype}, which features cannot have here",
+            "use Int32, Int64, Float32, Float64, Bool, String, UnixTimestamp or an Array of one of these",
+        ) from error
+    return name
+
+
+def _refuse_names(refs: Sequence[FeatureRef]) -> None:
+    names = [ref.feature for ref in refs]
+    if len(set(names)) < len(names):
+        twice = [ref.ref for ref in refs if names.count(ref.feature) > 1]
+        raise FeatureError(f"features {_listed(twice)} would fall into one column", "ask for one, or rename one")
+    lost = [ref.ref for ref in refs if ref.feature.endswith("_y")]
+    if lost:
+        raise FeatureError(
+            f"feature names end in _y ({_listed(lost)}), and Feast's duckdb join drops such columns",
+            "rename the features, in the source or by the source's field_mapping",
+        )
+
+
+def _no_entity() -> str:
+    from feast.feature_view import DUMMY_ENTITY_ID
+
+    return str(DUMMY_ENTITY_ID)
+
+
+def _cast(column: pa.ChunkedArray, ref: FeatureRef) -> pa.ChunkedArray:
+    try:
+        return cast_exactly(column, parse_type(ref.dtype))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise FeatureError(
+            f"feature {ref.ref} is {type_name(column.type)} in its source, expected {ref.dtype} ({_brief(error)})",
+            "store the feature with the dtype that its view declares",
+        ) from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

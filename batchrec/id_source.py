@@ -1,0 +1,166 @@
+"""A column of ids out of Parquet files, wherever fsspec can reach them, a batch at a time."""
+
+from __future__ import annotations
+
+import os
+from glob import has_magic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from batchrec.errors import ConfigError, SchemaError
+from batchrec.schema import id_type, is_id_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BATCH_ROWS = 2**18
+# Without a buffer pyarrow reads the column of a whole row group at once, and a file may be one row group.
+_READ_BUFFER_BYTES = 2**20
+_SHOWN_COLUMNS = 20
+
+
+class _Kind(NamedTuple):
+    """The type ids are carried in, and the file that said so."""
+
+    dtype: pa.DataType
+    file: str
+
+
+def id_batches(source: str, column: str) -> Iterator[pa.Array]:
+    """Stream the ids of a data set, nulls and duplicates included; only their column is read.
+
+    Parameters
+    ----------
+    source
+        A Parquet file, a folder of them (names that start with ``.`` or ``_`` are passed over, at any depth) or a
+        glob; a local path or a URL that fsspec knows.
+    column
+        Top-level column of integers or strings, plain or dictionary-encoded. Widths may differ from file to file.
+
+    Yields
+    ------
+    pa.Array
+        int64 in every batch or string in every batch; type null for files in which pyarrow found only nulls.
+
+    Raises
+    ------
+    ConfigError
+        fsspec cannot open URLs of this kind.
+    SchemaError
+        The source is missing, unreadable or not Parquet; the column is missing, not of ids, of integers in one file
+        and strings in another, beyond int64, or not UTF-8.
+    """
+    filesystem, paths = _find(source)
+    kind: _Kind | None = None
+    for path in paths:
+        name = _shown(filesystem, path)
+        try:
+            with (
+                filesystem.open(path, "rb") as handle,
+                pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
+            ):
+                dtype = _carried_type(file.schema_arrow, column, name)
+                kind = _agreed(kind, _Kind(dtype, name), column)
+                for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+                    yield _carried(batch.column(0), dtype, column, name)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(name, error) from error
+
+
+def _find(source: str) -> tuple[Any, list[str]]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(source)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"cannot open {source} ({error})", "install the fsspec package for this kind of URL, or give a local path"
+        ) from error
+    try:
+        return filesystem, _expand(filesystem, path, source)
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _expand(filesystem: Any, path: str, source: str) -> list[str]:
+    exists = filesystem.exists(path)
+    if not exists and not has_magic(path):
+        raise SchemaError(f"{source} does not exist", "give a Parquet file, a folder of them, or a glob")
+    roots = [path] if exists else filesystem.glob(path)
+    files = [file for root in roots for file in _files_under(filesystem, root)]
+    if not files:
+        what = "is a folder without Parquet files" if exists else "matches no file"
+        raise SchemaError(f"{source} {what}", "give a Parquet file, a folder of them, or a glob")
+    return sorted(files)
+
+
+def _files_under(filesystem: Any, root: str) -> list[str]:
+    if not filesystem.isdir(root):
+        return [root]
+    return [file for file in filesystem.find(root) if not _is_hidden(os.path.relpath(file, root))]
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(name.startswith((".", "_")) for name in relative.split("/"))
+
+
+def _shown(filesystem: Any, path: str) -> str:
+    return path if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(path))
+
+
+def _carried_type(schema: pa.Schema, column: str, name: str) -> pa.DataType:
+    """Return the type that the ids of one file are carried in: int64, string, or null."""
+    indices = schema.get_all_field_indices(column)
+    if not indices:
+        there = ", ".join(schema.names[:_SHOWN_COLUMNS]) or "none"
+        raise SchemaError(f"{name} has no column {column!r} (its columns: {there})", "name the id column")
+    if len(indices) > 1:
+        raise SchemaError(f"{name} has {len(indices)} columns {column!r}", "give one of them another name")
+    dtype = schema.field(indices[0]).type
+    values = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    if pa.types.is_null(values):
+        return values
+    if is_id_type(values) or pa.types.is_string_view(values):
+        return id_type(values)
+    remedy = "cast it to int64 or string"
+    if pa.types.is_floating(values):
+        remedy += "; pandas turns integers with nulls into floats unless they are of type Int64"
+    raise SchemaError(f"column {column!r} of {name} is {dtype}, ids are integers or strings", remedy)
+
+
+def _agreed(kind: _Kind | None, found: _Kind, column: str) -> _Kind | None:
+    if pa.types.is_null(found.dtype):
+        return kind
+    if kind is not None and kind.dtype != found.dtype:
+        raise SchemaError(
+            f"column {column!r} is {kind.dtype} in {kind.file} and {found.dtype} in {found.file}",
+            "give all files of one data set ids of one kind",
+        )
+    return found
+
+
+def _carried(ids: pa.Array, dtype: pa.DataType, column: str, name: str) -> pa.Array:
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_decode()
+    try:
+        ids.validate(full=True)
+        return ids.cast(dtype)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"column {column!r} of {name} holds ids that are not {dtype} ({error})",
+            "give integers below 2**63 or strings in UTF-8",
+        ) from error
+
+
+def _unreadable(name: str, error: Exception) -> SchemaError:
+    if isinstance(error, PermissionError):
+        return SchemaError(f"{name} may not be read by this user", "give this user the right to read it")
+    if isinstance(error, FileNotFoundError):
+        return SchemaError(f"{name} does not exist", "give a Parquet file, a folder of them, or a glob")
+    reason = " ".join(str(error).split())
+    return SchemaError(
+        f"{name} is not a readable Parquet file ({reason})",
+        "give Parquet; a folder may hold nothing else, and a glob can choose from it",
+    )

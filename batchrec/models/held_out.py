@@ -1,0 +1,95 @@
+"""How good a model is at what users did next: the measure by which training stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from batchrec.models.events import Events, IntArray
+
+MOST_USERS = 4096
+PLACES = 10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Users at the moment from which on their events are held out.
+
+    Parameters
+    ----------
+    moments
+        (n,) index of each user's first held-out event.
+    wanted, seen
+        (pairs, 2) int64 each: row of the user in ``moments`` and item position, held out and before.
+    """
+
+    moments: IntArray
+    wanted: IntArray
+    seen: IntArray
+
+    @classmethod
+    def of(cls, events: Events, held: npt.NDArray[np.bool_], seed: int) -> HeldOut:
+        """Choose users with held-out events and a history before them; at most :data:`MOST_USERS`, at random."""
+        rank, _ = events.ranks()
+        kept_before = np.concatenate([[False], ~held[:-1]]) & (rank > 0)
+        moments = np.flatnonzero(held & kept_before)
+        if len(moments) > MOST_USERS:
+            moments = np.sort(np.random.default_rng(seed).choice(moments, MOST_USERS, replace=False))
+        row = np.full(int(events.user.max(initial=0)) + 1, -1)
+        row[events.user[moments]] = np.arange(len(moments))
+        pairs = np.stack([row[events.user], events.item], axis=1)
+        mine = pairs[:, 0] >= 0
+        return cls(moments, pairs[mine & held], pairs[mine & ~held])
+
+    def hide_seen(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Set the scores (n, N) of items a user already has to -inf, in place."""
+        scores[self.seen[:, 0], self.seen[:, 1]] = -np.inf
+        return scores
+
+    def ndcg(self, lists: IntArray) -> float:
+        """Mean NDCG at :data:`PLACES` of item positions (n, ≥ PLACES), best first (Järvelin & Kekäläinen 2002)."""
+        n_items = int(max(lists.max(initial=0), self.wanted[:, 1].max(initial=0))) + 1
+        rows = np.arange(len(lists))[:, None]
+        top = lists[:, :PLACES]
+        hit = np.isin(rows * n_items + top, self.wanted[:, 0] * n_items + self.wanted[:, 1])
+        gain = 1 / np.log2(np.arange(2, PLACES + 2))
+        ideal = np.cumsum(gain)[np.minimum(np.bincount(self.wanted[:, 0], minlength=len(lists)), PLACES) - 1]
+        return float(((hit * gain[: top.shape[1]]).sum(axis=1) / ideal).mean())
+
+
+def best_items(
+    queries: npt.NDArray[np.float32], items: npt.NDArray[np.float32], hidden: IntArray, width: int
+) -> IntArray:
+    """Exact top ``width`` of each query without its hidden items.
+
+    Parameters
+    ----------
+    queries, items
+        (n, d) and (N, d) float32.
+    hidden
+        (pairs, 2) int64: row and item position that must not be returned, sorted by row.
+
+    Returns
+    -------
+    (n, width) int64
+        Item positions, best first; -1 where fewer are left.
+    """
+    width = min(width, len(items))
+    found = np.empty((len(queries), width), np.int64)
+    block = max(1, (1 << 26) // max(len(items), 1))
+    for start in range(0, len(queries), block):
+        scores = queries[start : start + block] @ items.T
+        mine = hidden[np.searchsorted(hidden[:, 0], start) : np.searchsorted(hidden[:, 0], start + block)]
+        scores[mine[:, 0] - start, mine[:, 1]] = -np.inf
+        top = np.argpartition(-scores, width - 1, axis=1)[:, :width] if width < len(items) else None
+        top = np.broadcast_to(np.arange(len(items)), scores.shape) if top is None else top
+        value = np.take_along_axis(scores, top, axis=1)
+        order = np.argsort(-value, axis=1, kind="stable")
+        top, value = np.take_along_axis(top, order, axis=1), np.take_along_axis(value, order, axis=1)
+        found[start : start + block] = np.where(np.isfinite(value), top, -1)
+    return found

@@ -1,0 +1,174 @@
+"""One part file: the Arrow table of a partition's lists, and its bytes on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrec.errors import ConfigError
+from batchrec.output.atomic import write_atomic
+from batchrec.schema import Status, list_schema, long_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    Words = Sequence[str] | npt.NDArray[np.str_]
+
+Layout = Literal["list", "long"]
+"""``list``: one row a user. ``long``: one row an item of a list."""
+
+_LARGEST_OFFSET = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """What the journal and the manifest say of one part file.
+
+    Parameters
+    ----------
+    name
+        File name inside the run folder.
+    rows
+        Rows of the table: users in layout ``list``, items in layout ``long``.
+    bytes
+        Size of the file.
+    sha256
+        Of the file's bytes, hexadecimal.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def part_name(partition: int) -> str:
+    """Return the file name of a partition's part."""
+    return f"part-{partition:05d}.parquet"
+
+
+def build_table(
+    *,
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    positions: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    propensities: npt.NDArray[np.float32] | None,
+    status: Words,
+    source: Words,
+    layout: Layout,
+) -> pa.Table:
+    """Turn a partition's dense lists into the rows that leave the program.
+
+    Parameters
+    ----------
+    user_ids
+        (n,) raw user ids, ascending.
+    item_ids
+        (N,) raw item ids of the catalogue; the item at position p has id ``item_ids[p]``.
+    positions
+        (n, k) item positions, best first, -1 where there is no item.
+    scores
+        (n, k) relevance of each item; what stands beside -1 is dropped.
+    propensities
+        (n, k) probability with which each item was drawn, or None in runs that do not sample.
+    status, source
+        (n,) :class:`~batchrec.schema.Status` and :class:`~batchrec.schema.Source` of each user; not part of layout
+        ``long``.
+    layout
+        ``list`` or ``long``.
+
+    Returns
+    -------
+    pa.Table
+        As :func:`~batchrec.schema.list_schema` or :func:`~batchrec.schema.long_schema` says, rows in the order of
+        `user_ids`, then rank.
+
+    Raises
+    ------
+    ConfigError
+        The lists of this partition hold more items than one Arrow list column can (2**31 - 1).
+    """
+    present = positions >= 0
+    lengths = present.sum(axis=1, dtype=np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    if offsets[-1] > _LARGEST_OFFSET:
+        raise ConfigError(
+            f"a partition of {len(user_ids)} users has {offsets[-1]} list items, more than {_LARGEST_OFFSET}",
+            "give a smaller --users-per-partition",
+        )
+    items = item_ids.take(pa.array(positions[present]))
+    values = [pa.array(column[present], pa.float32()) for column in (scores, propensities) if column is not None]
+    if layout == "long":
+        return _long_table(user_ids, lengths, offsets, items, values)
+    return _list_table(user_ids, offsets, items, values, status, source)
+
+
+def count_by_status(status: Words) -> dict[str, int]:
+    """Count users by status: every :class:`~batchrec.schema.Status` in its order, zeros included."""
+    names, counts = np.unique(np.asarray(status, dtype=np.str_), return_counts=True)
+    found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    return {str(name): found.get(str(name), 0) for name in Status}
+
+
+def write_part(table: pa.Table, path: Path) -> PartRecord:
+    """Write one part file: all of it or nothing, with bytes that depend on the table's values alone.
+
+    Raises
+    ------
+    SinkError
+        The file could not be written; nothing is left of it.
+    """
+    data = memoryview(_parquet_bytes(table))
+    write_atomic(path, data)
+    return PartRecord(path.name, table.num_rows, data.nbytes, hashlib.sha256(data).hexdigest())
+
+
+def _long_table(
+    user_ids: pa.Array,
+    lengths: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    items: pa.Array,
+    values: list[pa.Array],
+) -> pa.Table:
+    users = user_ids.take(pa.array(np.repeat(np.arange(len(lengths)), lengths)))
+    rank = np.arange(1, offsets[-1] + 1) - np.repeat(offsets[:-1], lengths)
+    schema = long_schema(user_ids.type, items.type, sampled=len(values) > 1)
+    return pa.Table.from_arrays([users, pa.array(rank, pa.int32()), items, *values], schema=schema)
+
+
+def _list_table(
+    user_ids: pa.Array,
+    offsets: npt.NDArray[np.int64],
+    items: pa.Array,
+    values: list[pa.Array],
+    status: Words,
+    source: Words,
+) -> pa.Table:
+    starts = pa.array(offsets, pa.int32())
+    lists = [pa.ListArray.from_arrays(starts, column) for column in (items, *values)]
+    words = [pa.array(np.asarray(column, dtype=np.str_), pa.string()) for column in (status, source)]
+    schema = list_schema(user_ids.type, items.type, sampled=len(values) > 1)
+    return pa.Table.from_arrays([user_ids, *lists, *words], schema=schema)
+
+
+def _parquet_bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    # Where data pages end depends on where Arrow chunks end: the same values in other chunks would give other bytes.
+    pq.write_table(
+        table.combine_chunks(),
+        sink,
+        version="2.6",
+        compression="zstd",
+        compression_level=3,
+        row_group_size=max(table.num_rows, 1),
+    )
+    return sink.getvalue()

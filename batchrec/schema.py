@@ -1,0 +1,116 @@
+"""Every table that batchrec reads or writes: columns, dtypes, keys. One place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+USER_ID = "user_id"
+"""Raw user id, as users of the data know it. Never an internal position."""
+
+ITEM_ID = "item_id"
+"""Raw item id."""
+
+EVENT_TIMESTAMP = "event_timestamp"
+"""When a feature value or an interaction became true, UTC."""
+
+EMBEDDING = "embedding"
+INTERACTIONS = "interactions"
+
+TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
+
+MISSING = -1
+"""Item position that stands for "no candidate here". Never leaves the program."""
+
+
+class Status(StrEnum):
+    """Why a user's row looks as it does. Every distinct user id has exactly one row with one of these."""
+
+    OK = "ok"
+    """A full personal list of k items."""
+    SHORT = "short"
+    """A personal list, shorter than k because no further eligible unseen item exists."""
+    FALLBACK = "fallback"
+    """No features at the as-of time; the list is the most popular unseen items."""
+    UNKNOWN = "unknown"
+    """No features at the as-of time, and no fallback was asked for; the list is empty."""
+    FAILED = "failed"
+    """The partition could not be computed; the list is empty."""
+
+
+class Source(StrEnum):
+    """What ordered a user's list."""
+
+    RANKER = "ranker"
+    RETRIEVAL = "retrieval"
+    POPULARITY = "popularity"
+    NONE = "none"
+
+
+def is_id_type(dtype: pa.DataType) -> bool:
+    """Tell whether a column of this type can hold raw ids: any integer or string type."""
+    return bool(
+        pa.types.is_integer(dtype) or pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
+    )
+
+
+def id_type(dtype: pa.DataType) -> pa.DataType:
+    """Return the one type ids of this kind are carried in: int64 for integers, string for strings."""
+    return pa.int64() if pa.types.is_integer(dtype) else pa.string()
+
+
+def interactions_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
+    """Interactions: one row an event, sorted by user, then time, then item."""
+    return pa.schema(
+        [
+            pa.field(USER_ID, user_type, nullable=False),
+            pa.field(ITEM_ID, item_type, nullable=False),
+            pa.field(EVENT_TIMESTAMP, TIMESTAMP_TYPE, nullable=False),
+        ]
+    )
+
+
+def item_embeddings_schema(item_type: pa.DataType, dimension: int) -> pa.Schema:
+    """Item embeddings of a bundle: one row an item, sorted by item id, ids unique."""
+    return pa.schema(
+        [
+            pa.field(ITEM_ID, item_type, nullable=False),
+            pa.field(EMBEDDING, pa.list_(pa.float32(), dimension), nullable=False),
+        ]
+    )
+
+
+def list_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool) -> pa.Schema:
+    """Output, layout ``list``: one row a user, sorted by user id inside a part.
+
+    ``propensities`` stands only in sampled runs (a finite temperature).
+    """
+    fields = [
+        pa.field(USER_ID, user_type, nullable=False),
+        pa.field("item_ids", pa.list_(item_type), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+    if sampled:
+        fields.append(pa.field("propensities", pa.list_(pa.float32()), nullable=False))
+    fields += [
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+    ]
+    return pa.schema(fields)
+
+
+def long_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool) -> pa.Schema:
+    """Output, layout ``long``: one row an item of a list, sorted by user id, then rank (from 1).
+
+    Users without a single item have no row here; the manifest still counts them by status.
+    """
+    fields = [
+        pa.field(USER_ID, user_type, nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field(ITEM_ID, item_type, nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+    if sampled:
+        fields.append(pa.field("propensity", pa.float32(), nullable=False))
+    return pa.schema(fields)

@@ -1,0 +1,147 @@
+"""Retrieve: each user's best candidates from an index that knows nothing of filters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from array_api_compat import array_namespace, device
+
+from batchrec.arrays import MISSING, Array, best_first, gather, masked_scores
+
+Search = Callable[[Array, int], tuple[Array, Array]]
+"""``search(queries (m, d), depth)`` returns scores ``(m, depth)`` float32 and item positions ``(m, depth)`` int64.
+
+Every row stands best first and is padded with -inf and -1 where the index found nothing more; the order among equal
+scores is free. A row of the result depends on its query and the depth alone.
+"""
+
+Keep = Callable[[Array, Array], Array]
+"""``keep(positions (m, depth), rows (m,))`` tells which hits the users of these rows may get, ``(m, depth)`` bool."""
+
+HITS_PER_SEARCH = 1 << 21
+"""Hits held at a time: bounds memory at some 100 MB where many users must be searched deep."""
+
+
+class Candidates(NamedTuple):
+    """Candidates of n users, best first.
+
+    Attributes
+    ----------
+    positions
+        Item positions, ``(n, K)`` int64, -1 where there is none.
+    scores
+        Retrieval scores, ``(n, K)`` float32, -inf where the position is -1.
+    """
+
+    positions: Array
+    scores: Array
+
+
+def retrieve(
+    queries: Array, search: Search, keep: Keep, n_excluded: Array, width: int, catalogue_size: int
+) -> Candidates:
+    """Find each user's first `width` candidates that `keep` lets through, by score, then by item position.
+
+    With an exact search the result is exact: no user loses candidates to the filter. A row is first searched as deep
+    as its excluded items ask for, and again at double depth until nothing deeper can matter: `width` candidates stay
+    and the last of them scores above the last hit (so that no item of equal score is out of sight), or the search has
+    run dry, or the whole catalogue has been seen. Depths are `width` times a power of two, so rows that need the same
+    depth share a search. What a row gets does not depend on the rows around it.
+
+    Parameters
+    ----------
+    queries
+        Query embeddings, ``(n, d)`` float32.
+    search, keep
+        See :data:`Search` and :data:`Keep`.
+    n_excluded
+        How many items `keep` may take from each row, e.g. the length of its list of seen items, ``(n,)`` int64. It
+        only sets the first depth: too low costs a further search, too high a deeper one.
+    width
+        Candidates a user, K.
+    catalogue_size
+        Items in the index.
+
+    Returns
+    -------
+    Candidates
+        Short rows (fewer than K items left in the catalogue, or found by the search) are padded.
+    """
+    xp = array_namespace(queries, n_excluded)
+    rows = queries.shape[0]
+    if rows == 0 or width == 0:
+        return _none(queries, width)
+    depths = _depths(width, catalogue_size)
+    # One more than can be excluded: only a hit below the last candidate proves that no equal one was cut off.
+    needed = xp.minimum(n_excluded + width + 1, catalogue_size)
+    first = xp.searchsorted(xp.asarray(depths, dtype=xp.int64, device=device(needed)), needed)
+
+    settled: list[tuple[Array, Candidates]] = []
+    open_rows = xp.zeros((0,), dtype=xp.int64, device=device(queries))
+    for step, depth in enumerate(depths):
+        pending = xp.concat([open_rows, xp.nonzero(first == step)[0]])
+        still_open = [pending[:0]]
+        for part in _parts(pending, depth):
+            found, is_settled = _search(gather(queries, part), part, search, keep, width, depth)
+            is_settled = is_settled | (depth >= catalogue_size)
+            settled.append((part[is_settled], _select(found, is_settled)))
+            still_open.append(part[~is_settled])
+        open_rows = xp.concat(still_open)
+    return _in_row_order(settled)
+
+
+def _none(queries: Array, width: int) -> Candidates:
+    xp = array_namespace(queries)
+    shape, place = (queries.shape[0], width), device(queries)
+    return Candidates(
+        xp.full(shape, MISSING, dtype=xp.int64, device=place),
+        xp.full(shape, -math.inf, dtype=xp.float32, device=place),
+    )
+
+
+def _depths(width: int, catalogue_size: int) -> list[int]:
+    depths = [width]
+    while depths[-1] < catalogue_size:
+        depths.append(2 * depths[-1])
+    return depths
+
+
+def _parts(rows: Array, depth: int) -> Iterator[Array]:
+    # A power of two, so that a search that works in batches of one has none left half empty.
+    size = 1 << (max(HITS_PER_SEARCH // depth, 1).bit_length() - 1)
+    count = rows.shape[0]
+    for start in range(0, count, size):
+        yield rows[start : min(start + size, count)]
+
+
+def _search(
+    queries: Array, rows: Array, search: Search, keep: Keep, width: int, depth: int
+) -> tuple[Candidates, Array]:
+    """Search once; return the best `width` kept hits and, for each row, whether no deeper search can change them."""
+    xp = array_namespace(queries)
+    scores, hits = search(queries, depth)
+    positions = xp.where(keep(hits, rows), hits, MISSING)
+    scores_kept = masked_scores(scores, positions)
+    best = best_first(positions, scores_kept)[:, :width]
+    found = Candidates(
+        xp.take_along_axis(positions, best, axis=-1),
+        xp.take_along_axis(scores_kept, best, axis=-1),
+    )
+    ran_dry = hits[:, -1] < 0
+    return found, ran_dry | (found.scores[:, -1] > scores[:, -1])
+
+
+def _select(candidates: Candidates, mask: Array) -> Candidates:
+    xp = array_namespace(mask)
+    rows = xp.nonzero(mask)[0]
+    return Candidates(xp.take(candidates.positions, rows, axis=0), xp.take(candidates.scores, rows, axis=0))
+
+
+def _in_row_order(settled: list[tuple[Array, Candidates]]) -> Candidates:
+    xp = array_namespace(settled[0][0])
+    back = xp.argsort(xp.concat([rows for rows, _ in settled]))
+    positions = xp.concat([found.positions for _, found in settled])
+    scores = xp.concat([found.scores for _, found in settled])
+    return Candidates(xp.take(positions, back, axis=0), xp.take(scores, back, axis=0))

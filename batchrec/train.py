@@ -1,0 +1,205 @@
+"""One training: from an interaction log and a feature repository to a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrec import __version__
+from batchrec.errors import ArtifactError, FeatureError
+from batchrec.features.store import FeatureRef, FeatureStore
+from batchrec.features.training_set import TrainingSet, load_training_set
+from batchrec.models.bundle import ITEM_EMBEDDINGS, POPULARITY, QUERY_SAMPLE, write_embeddings, write_format
+from batchrec.models.training import Trained, TrainingOptions, train_models
+from batchrec.models.towers import TowerShape
+from batchrec.progress import say
+from batchrec.schema import INTERACTIONS, ITEM_ID, id_type
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrec.models.bundle_format import FeatureInput
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What one training reads and where it writes.
+
+    Parameters
+    ----------
+    interactions
+        Parquet file of ``user_id``, ``item_id``, ``event_timestamp``.
+    feature_repo
+        Feast repository that has been applied.
+    output
+        Folder of the bundle to be; must not exist, or hold an earlier bundle.
+    items
+        Parquet file of further ``item_id``; None for none.
+    service
+        Feature service that holds the users', the items' and the seen-items' features.
+    dimension, history
+        Of the towers.
+    options
+        How to train.
+    """
+
+    interactions: Path
+    feature_repo: Path
+    output: Path
+    items: Path | None = None
+    service: str = "query_tower"
+    dimension: int = 64
+    history: int = 50
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+
+
+@dataclass(frozen=True)
+class ServiceFeatures:
+    """The features of a service, told apart by what they describe."""
+
+    user: tuple[FeatureRef, ...]
+    item: tuple[FeatureRef, ...]
+    seen: FeatureRef
+
+
+def train(job: TrainJob) -> dict[str, Any]:
+    """Train all models and write a bundle.
+
+    Returns
+    -------
+    dict
+        Summary: sizes of the training set and held-out figures.
+
+    Raises
+    ------
+    BatchrecError
+        If a table, a feature or the output folder cannot be used; nothing is written then.
+    """
+    _check_output(job.output)
+    store = FeatureStore.open(job.feature_repo)
+    features = service_features(store, job.service)
+    store.check([*features.user, *features.item, features.seen])
+    say(f"Joining features of {job.interactions} as of each interaction's time")
+    data = load_training_set(job.interactions, job.items, store, features.user, features.item)
+    say(
+        f"Training on {len(data.events):,} interactions of {len(data.events.starts()):,} users "
+        f"with {len(data.item_ids):,} items, until {data.trained_until:%Y-%m-%d %H:%M} UTC"
+    )
+    shape = TowerShape(
+        n_items=len(data.item_ids),
+        user_vocabularies=_sizes(data.user_inputs),
+        item_vocabularies=_sizes(data.item_inputs),
+        user_dense=_dense(data.user_inputs),
+        item_dense=_dense(data.item_inputs),
+        dimension=job.dimension,
+        history=job.history,
+    )
+    trained = train_models(data.events, data.item_rows, data.item_since, data.catalogue_row, shape, job.options)
+    write_bundle(job, data, features.seen, trained)
+    return {
+        "bundle": str(job.output),
+        "interactions": len(data.events),
+        "users": len(data.events.starts()),
+        "items": len(data.item_ids),
+        "figures": trained.figures,
+    }
+
+
+def service_features(store: FeatureStore, service: str) -> ServiceFeatures:
+    """Tell a service's features apart: list features are seen items; the seen items' join key is the user's.
+
+    Raises
+    ------
+    FeatureError
+        If there is not exactly one list feature, or a third join key.
+    """
+    refs = store.service(service)
+    lists = [ref for ref in refs if ref.dtype.startswith("list<")]
+    if len(lists) != 1:
+        found = ", ".join(ref.ref for ref in lists) or "none"
+        raise FeatureError(
+            f"feature service {service!r} holds {len(lists)} list features ({found}), expected one: the items a user has seen",
+            "put the view of seen items, and no other list, into the service",
+        )
+    user_key = store.join_key(lists[0].view).name
+    keys = {ref.view: store.join_key(ref.view).name for ref in refs}
+    item_keys = set(keys.values()) - {user_key}
+    if len(item_keys) > 1:
+        raise FeatureError(
+            f"feature service {service!r} joins by {user_key} and by {', '.join(sorted(item_keys))}",
+            "keep views of users and items alone in it",
+        )
+    rest = [ref for ref in refs if ref not in lists]
+    return ServiceFeatures(
+        user=tuple(ref for ref in rest if keys[ref.view] == user_key),
+        item=tuple(ref for ref in rest if keys[ref.view] != user_key),
+        seen=lists[0],
+    )
+
+
+def write_bundle(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> None:
+    """Write models, tables and ``bundle.json`` into a folder beside the output, then move it there."""
+    folder = job.output.with_name(f".{job.output.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    for inner in ("query_tower", "ranker", "vocabularies"):
+        (folder / inner).mkdir(parents=True)
+    trained.query_tower.save(folder / "query_tower" / "model.keras")
+    trained.ranker.save(folder / "ranker" / "model.keras")
+    for name, vocabulary in data.vocabularies.items():
+        pq.write_table(pa.table({"value": vocabulary}), folder / "vocabularies" / f"{name}.parquet")
+    write_embeddings(folder / ITEM_EMBEDDINGS, {ITEM_ID: data.item_ids}, trained.item_embeddings)
+    write_embeddings(folder / QUERY_SAMPLE, {}, trained.query_sample)
+    counts = np.bincount(data.events.item, minlength=len(data.item_ids))
+    pq.write_table(pa.table({ITEM_ID: data.item_ids, INTERACTIONS: counts}), folder / POPULARITY)
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    write_format(folder, _description(job, data, seen, trained), files)
+    shutil.rmtree(job.output, ignore_errors=True)
+    folder.rename(job.output)
+
+
+def _description(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "created_by": f"batchrec {__version__}",
+        "trained_until": data.trained_until,
+        "embedding_dimension": job.dimension,
+        "metric": "inner_product",
+        "user_id_type": str(id_type(data.user_id_type)),
+        "item_id_type": str(data.item_ids.type),
+        "catalogue_size": len(data.item_ids),
+        "seen": {"view": seen.view, "feature": seen.feature, "dtype": seen.dtype},
+        "query_tower": {
+            "path": "query_tower/model.keras",
+            "inputs": data.user_inputs,
+            "history_length": job.history,
+        },
+        "ranker": {
+            "path": "ranker/model.keras",
+            "user_inputs": data.user_inputs,
+            "item_inputs": data.item_inputs,
+            "item_code": "item_code",
+            "query_embedding": "query_embedding",
+            "item_embedding": "item_embedding",
+        },
+        "figures": trained.figures,
+    }
+
+
+def _check_output(output: Path) -> None:
+    """Refuse to overwrite anything but a bundle."""
+    if output.exists() and not (output / "bundle.json").is_file() and any(output.iterdir()):
+        raise ArtifactError(f"{output} exists and is no bundle", "name another folder for the bundle")
+
+
+def _sizes(inputs: Sequence[FeatureInput]) -> dict[str, int]:
+    return {one.name: one.vocabulary_size for one in inputs if one.vocabulary_size is not None}
+
+
+def _dense(inputs: Sequence[FeatureInput]) -> tuple[str, ...]:
+    return tuple(one.name for one in inputs if one.kind == "dense")
