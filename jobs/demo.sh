@@ -28,8 +28,8 @@ run=(batchrec run --users "$data/users.parquet" --bundle "$bundle" --feature-rep
 show_and_run "${run[@]}" --rank-by retrieval --run-id demo-retrieval
 show_and_run "${run[@]}" --run-id demo
 
-show_and_run batchrec evaluate output/demo --against output/demo-retrieval \
-  --holdout "$data/holdout.parquet" --interactions "$data/interactions.parquet"
+show_and_run batchrec evaluate output/demo-retrieval output/demo \
+  --holdout "$data/holdout.parquet" --interactions "$data/interactions.parquet" --items "$data/items.parquet"
 
 printf '\nThe lists are in %s/output/demo (output/current points there). Five of them:\n' "$PWD"
 show_and_run batchrec show output/current --items "$data/items.parquet" --users 5

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrec.errors import ArtifactError
+from batchrec.models.backend import import_keras
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 BatchFunction = Callable[[Arrays], npt.NDArray[np.float32]]
@@ -106,7 +107,7 @@ def as_pair_scorer(function: BatchFunction) -> BatchFunction:
 
 
 def _load_keras(path: Path) -> tuple[BatchFunction, set[str]]:
-    import keras
+    keras = import_keras()
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)

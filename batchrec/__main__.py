@@ -1,0 +1,5 @@
+"""``python -m batchrec``."""
+
+from batchrec.cli import main
+
+main()

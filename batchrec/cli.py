@@ -1,0 +1,267 @@
+"""The command line: parse, call the library, map errors to exit codes. Imports nothing heavy before a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batchrec import __version__
+from batchrec.errors import BatchrecError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Every user's top-k list, every night: features, retrieval, filter, ranking and ordering as one batch job.",
+)
+
+EXIT_INTERRUPTED = 130
+
+
+class Layout(StrEnum):
+    """Row layout of the output."""
+
+    LIST = "list"
+    LONG = "long"
+
+
+class RankBy(StrEnum):
+    """What gives the relevance."""
+
+    RANKER = "ranker"
+    RETRIEVAL = "retrieval"
+
+
+class Fallback(StrEnum):
+    """What users without features get."""
+
+    POPULARITY = "popularity"
+    NONE = "none"
+
+
+class IndexKind(StrEnum):
+    """Kind of index."""
+
+    AUTO = "auto"
+    FLAT = "flat"
+    IVF = "ivf"
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
+
+
+def main() -> None:
+    """Run a command; end with the exit code that its outcome stands for."""
+    _quiet_libraries()
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("batchrec: interrupted, nothing was published", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BatchrecError as error:
+        _raise_in_debug(error)
+        print(f"batchrec: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence, not a traceback
+        _raise_in_debug(error)
+        print(f"batchrec: internal error: {type(error).__name__}: {error}: run again with --debug.", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def run(
+    users: Annotated[
+        str | None,
+        typer.Option(
+            help="Parquet file, directory, glob or fsspec URL with the ids of the users to serve.",
+            show_default="required, here or in the job file",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the trained models; required, here or in the job file."),
+    ] = None,
+    feature_repo: Annotated[
+        Path | None, typer.Option(help="Feast repository that has been applied.", show_default="feature_repo")
+    ] = None,
+    user_id_column: Annotated[
+        str | None, typer.Option(help="Column of the users file that holds the ids.", show_default="user_id")
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Time as of which features are read, ISO 8601, UTC unless it says otherwise.", show_default="now"
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Items that retrieval offers the ranker, a user.", show_default="100")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Items a list.", show_default="10")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Factor on the relevance in softmax sampling; inf for plain sorting.", show_default="20.0"),
+    ] = None,
+    rank_by: Annotated[RankBy | None, typer.Option(help="What gives the relevance.", show_default="ranker")] = None,
+    fallback: Annotated[
+        Fallback | None, typer.Option(help="What users without any features get.", show_default="popularity")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of all runs; must be local.", show_default="output")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the as-of time")] = None,
+    users_per_partition: Annotated[
+        int | None, typer.Option(help="Users that are computed together, one part file.", show_default="10000")
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="One row a user (list) or one row an item (long).", show_default="list")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Job file: TOML with any of these options; flags and BATCHREC_* variables win.", show_default="none"
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a list for every user and publish them as one run."""
+    flags = {name: value for name, value in locals().items() if name not in {"config", "debug"}}
+    from batchrec.config import load_config
+
+    job = load_config({name: _plain(value) for name, value in flags.items()}, config)
+    from batchrec.run import run as run_job
+
+    _print_summary(asdict(run_job(job)))
+
+
+@app.command()
+def train(
+    interactions: Annotated[Path, typer.Option(help="Parquet file of user_id, item_id, event_timestamp.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle to be.")],
+    feature_repo: Annotated[Path, typer.Option(help="Feast repository that has been applied.")] = Path("feature_repo"),
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file with item_id of items to add to the catalogue.", show_default="none"),
+    ] = None,
+    service: Annotated[
+        str, typer.Option(help="Feature service with user, item and seen-item features.")
+    ] = "query_tower",
+    dimension: Annotated[int, typer.Option(min=2, help="Numbers in an embedding.")] = 64,
+    history: Annotated[int, typer.Option(min=1, help="Most recent items that the query tower sees.")] = 50,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the interactions, a model.")] = 40,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes after which no further pass is begun.")] = 15.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, negatives and dropout.")] = 0,
+    debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
+) -> None:
+    """Train query tower, item tower and ranker; write a bundle."""
+    from batchrec.models.backend import import_keras
+
+    import_keras()
+    from batchrec.train import TrainingOptions, TrainJob
+    from batchrec.train import train as run_training
+
+    options = TrainingOptions(seed=seed, epochs=epochs, minutes=minutes)
+    job = TrainJob(interactions, feature_repo, output, items, service, dimension, history, options)
+    _print_summary(run_training(job))
+
+
+@app.command()
+def index(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    recall_at: Annotated[int, typer.Option(min=1, help="Depth at which recall is measured, in items.")] = 100,
+    target: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Recall against exact search to reach, as a share.")
+    ] = 0.99,
+    kind: Annotated[IndexKind, typer.Option(help="Exact (flat), inverted file (ivf), or by catalogue size (auto).")] = (
+        IndexKind.AUTO
+    ),
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Build the Faiss index of a bundle's item embeddings."""
+    from batchrec.index import build
+
+    _print_summary(build(bundle, recall_at, target, kind.value))
+
+
+@app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Published runs, or output/current.")],
+    holdout: Annotated[Path, typer.Option(help="Parquet file of held-out interactions.")],
+    interactions: Annotated[Path, typer.Option(help="Parquet file of the interactions trained on.")],
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file whose item_id is the catalogue.", show_default="items of the interactions"),
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Places of a list that count.")] = 10,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the users.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Score runs against held-out interactions, with popularity beside them."""
+    from rich.console import Console
+
+    from batchrec.evaluate.compare import evaluate_runs
+
+    report = evaluate_runs(runs, holdout, interactions, k, resamples, seed, items)
+    Console(width=None if sys.stdout.isatty() else 100).print(report.to_table())
+    print(json.dumps(json.loads(report.to_json())))
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A published run, or output/current.")],
+    items: Annotated[
+        Path | None, typer.Option(help="Parquet file of item_id and title.", show_default="ids are shown")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="How many users to show.")] = 5,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Show the first users' lists of a run."""
+    from rich.console import Console
+
+    from batchrec.delivery.show import lists_table
+
+    Console(width=None if sys.stdout.isatty() else 100).print(lists_table(run, items, users))
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", show_default="off")
+    ] = False,
+) -> None:
+    """Every user's top-k list, every night."""
+    if show_version:
+        print(f"batchrec {__version__}")
+        raise typer.Exit
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    """Print one JSON line, the last of standard output."""
+    print(json.dumps(summary))
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _raise_in_debug(error: BaseException) -> None:
+    if "--debug" in sys.argv:
+        raise error
+
+
+def _quiet_libraries() -> None:
+    """Keep TensorFlow's start-up messages off the terminal; set before it is ever imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The straight line: features in, lists out. A composition of the stages and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from batchrec.stages.anti_join import anti_join
+from batchrec.stages.history import history
+from batchrec.stages.rank import rank
+from batchrec.stages.retrieve import Candidates, Search, retrieve
+from batchrec.stages.sample import Sampled, sample
+from batchrec.stages.unroll import unroll
+
+if TYPE_CHECKING:
+    from batchrec.arrays import Array, Ragged
+    from batchrec.stopwatch import Stopwatch
+
+Arrays = Mapping[str, "Array"]
+
+PAIRS_PER_BATCH = 16_384
+"""Pairs a call of the ranker, about: large enough to keep every core busy, small enough to stay in cache."""
+
+
+@dataclass(frozen=True)
+class Users:
+    """One partition of users, encoded.
+
+    Parameters
+    ----------
+    query_inputs, ranker_inputs
+        User features by model input, (n,) each.
+    seen
+        Item positions each user has seen, oldest first; -1 for items outside the catalogue.
+    id_hash
+        (n,) uint64.
+    """
+
+    query_inputs: Arrays
+    ranker_inputs: Arrays
+    seen: Ragged
+    id_hash: Array
+
+
+@dataclass(frozen=True)
+class Line:
+    """What all partitions share: the models, the index, the items.
+
+    Parameters
+    ----------
+    query_tower
+        User inputs and ``history`` (n, L) to query embeddings (n, d) float32.
+    search
+        The index.
+    score_pairs
+        The ranker: named inputs of B pairs to relevance (B,) float32.
+    query_name
+        Ranker input that takes the query embedding; None where it takes none.
+    item_inputs
+        Items by ranker input, (N, …) each.
+    eligible
+        (N,) bool: items that may be recommended.
+    item_hash
+        (N,) uint64.
+    history_length
+        Items of history that the query tower sees.
+    """
+
+    query_tower: Callable[[Arrays], Array]
+    search: Search
+    score_pairs: Callable[[Arrays], Array]
+    query_name: str | None
+    item_inputs: Arrays
+    eligible: Array
+    item_hash: Array
+    history_length: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run that decide about lists; see :class:`~batchrec.config.JobConfig`."""
+
+    candidates: int
+    top_k: int
+    temperature: float
+    seed: int
+    rank_by: Literal["ranker", "retrieval"]
+
+
+def recommend(users: Users, line: Line, options: Options, stopwatch: Stopwatch) -> Sampled:
+    """Make every user's list.
+
+    Parameters
+    ----------
+    users
+        n users.
+    line
+        Models, index and items.
+    options
+        What kind of lists.
+    stopwatch
+        Told what each stage took.
+
+    Returns
+    -------
+    Sampled
+        Positions, relevance and propensity, ``(n, top_k)`` each.
+    """
+    with stopwatch("query tower"):
+        queries = line.query_tower({**users.query_inputs, "history": history(users.seen, line.history_length)})
+    with stopwatch("retrieve and filter"):
+        candidates = _candidates(queries, users.seen, line, options)
+    with stopwatch("rank"):
+        relevance = candidates.scores
+        if options.rank_by == "ranker":
+            relevance = _relevance(queries, candidates.positions, users, line)
+    with stopwatch("sample"):
+        return sample(
+            relevance,
+            candidates.positions,
+            users.id_hash,
+            line.item_hash,
+            options.top_k,
+            options.temperature,
+            options.seed,
+        )
+
+
+def _candidates(queries: Array, seen: Ragged, line: Line, options: Options) -> Candidates:
+    def keep(positions: Array, rows: Array) -> Array:
+        return anti_join(positions, seen.take(rows), line.eligible)
+
+    return retrieve(queries, line.search, keep, seen.lengths, options.candidates, line.eligible.shape[0])
+
+
+def _relevance(queries: Array, positions: Array, users: Users, line: Line) -> Array:
+    inputs = dict(users.ranker_inputs)
+    if line.query_name is not None:
+        inputs[line.query_name] = queries
+    users_per_batch = max(1, PAIRS_PER_BATCH // positions.shape[1])
+    return rank(inputs, line.item_inputs, positions, line.score_pairs, users_per_batch, unroll=unroll)

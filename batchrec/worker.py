@@ -1,0 +1,280 @@
+"""What a worker does: load the line once, then turn one partition of user ids into one part file after another."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from batchrec.errors import ArtifactError, FeatureError
+from batchrec.features.encode import ragged
+from batchrec.features.inputs import encode_inputs, refs_of, rows_found
+from batchrec.features.store import FeatureRef, FeatureStore
+from batchrec.hashing import id_hash
+from batchrec.models.bundle import Bundle
+from batchrec.models.index import ItemIndex
+from batchrec.models.serving import QueryTower, as_pair_scorer, load_model
+from batchrec.output.part import PartRecord, build_table, count_by_status, part_name, write_part
+from batchrec.pipeline import Line, Options, Users, recommend
+from batchrec.schema import Source, Status
+from batchrec.stages.sample import Sampled
+from batchrec.stopwatch import Stopwatch
+from batchrec.users import read_partition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from batchrec.models.bundle_format import FeatureInput
+
+    Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a worker must know; small, so that it travels with every task.
+
+    Parameters
+    ----------
+    bundle, feature_repo
+        Folders to load from.
+    users
+        The sorted ids, one row group a partition.
+    folder
+        Where part files go.
+    as_of
+        Time as of which features are read.
+    options
+        What kind of lists.
+    fallback
+        What users without any features get.
+    layout
+        Of the part files.
+    """
+
+    bundle: Path
+    feature_repo: Path
+    users: Path
+    folder: Path
+    as_of: datetime
+    options: Options
+    fallback: Literal["popularity", "none"]
+    layout: Literal["list", "long"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one partition."""
+
+    part: PartRecord
+    users: int
+    by_status: dict[str, int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a worker loads once: the bundle, the way to the features, and the line made of both."""
+
+    bundle: Bundle
+    store: FeatureStore
+    line: Line
+    vocabularies: dict[str, pa.Array]
+
+    @property
+    def user_inputs(self) -> tuple[FeatureInput, ...]:
+        """Inputs of both models that are filled from users' features."""
+        return (*self.bundle.format.query_tower.inputs, *self.bundle.format.ranker.user_inputs)
+
+    @property
+    def seen(self) -> FeatureRef:
+        """The feature that lists seen items."""
+        seen = self.bundle.format.seen
+        return FeatureRef(seen.view, seen.feature, seen.dtype)
+
+    @cached_property
+    def popular(self) -> npt.NDArray[np.int64]:
+        """Positions of eligible items by falling popularity, then position; empty where the bundle knows none."""
+        counts = self.bundle.popularity
+        if counts is None:
+            return np.zeros(0, np.int64)
+        order = np.argsort(-counts, kind="stable")
+        return order[np.asarray(self.line.eligible)[order]]
+
+
+_loading = threading.Lock()
+
+
+def resources(bundle: Path, feature_repo: Path, as_of: datetime) -> Resources:
+    """Load what a worker needs, once a process.
+
+    Raises
+    ------
+    BatchrecError
+        If the bundle, a model, the index or the features cannot be used.
+    """
+    with _loading:  # two tasks that start together must not load twice
+        return _load(bundle, feature_repo, as_of)
+
+
+def compute_partition(work: Work, number: int) -> Outcome:
+    """Compute one partition and write its part file.
+
+    Parameters
+    ----------
+    work
+        The run.
+    number
+        Which partition; also names the part file.
+
+    Raises
+    ------
+    BatchrecError
+        If features cannot be read or the part cannot be written.
+    """
+    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    stopwatch = Stopwatch()
+    with stopwatch("read features"):
+        ids = read_partition(work.users, number)
+        refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
+        table = loaded.store.point_in_time(ids, work.as_of, refs)
+    with stopwatch("encode"):
+        users = encode_users(ids, table, loaded)
+    lists = recommend(users, loaded.line, work.options, stopwatch)
+    with stopwatch("write"):
+        found = rows_found(table)
+        lists = lists if found.all() else with_fallback(lists, found, loaded, work.fallback)
+        status = statuses(lists, found, work)
+        record = write_part(_part(ids, lists, status, loaded, work), work.folder / part_name(number))
+    return Outcome(record, len(ids), count_by_status(status), stopwatch.seconds)
+
+
+def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
+    """Turn n users' features into model inputs and seen item positions."""
+    described = loaded.bundle.format
+    return Users(
+        query_inputs=encode_inputs(table, described.query_tower.inputs, loaded.vocabularies),
+        ranker_inputs=encode_inputs(table, described.ranker.user_inputs, loaded.vocabularies),
+        seen=ragged(table[described.seen.feature], loaded.bundle.item_ids),
+        id_hash=id_hash(ids),
+    )
+
+
+def with_fallback(lists: Sampled, found: Bools, loaded: Resources, fallback: Literal["popularity", "none"]) -> Sampled:
+    """Replace the lists of users without any features by the most popular items, or by empty lists."""
+    k = lists.positions.shape[1]
+    popular = loaded.popular[:k] if fallback == "popularity" else np.zeros(0, np.int64)
+    positions = np.full(k, -1, np.int64)
+    positions[: len(popular)] = popular
+    scores = np.full(k, -np.inf, np.float32)
+    if loaded.bundle.popularity is not None:
+        scores[: len(popular)] = loaded.bundle.popularity[popular]
+    return Sampled(
+        np.where(found[:, None], lists.positions, positions),
+        np.where(found[:, None], lists.relevance, scores),
+        np.where(found[:, None], lists.propensity, (positions >= 0).astype(np.float32)),
+    )
+
+
+def statuses(lists: Sampled, found: Bools, work: Work) -> npt.NDArray[np.str_]:
+    """Say of every user (n,) why the list looks as it does; see :class:`~batchrec.schema.Status`."""
+    full = (lists.positions >= 0).all(axis=1)
+    unknown = Status.FALLBACK if work.fallback == "popularity" else Status.UNKNOWN
+    return np.where(found, np.where(full, Status.OK, Status.SHORT), unknown)
+
+
+def _part(ids: pa.Array, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:
+    personal = Source.RANKER if work.options.rank_by == "ranker" else Source.RETRIEVAL
+    source = np.select(
+        [status == Status.FALLBACK, status == Status.UNKNOWN], [Source.POPULARITY, Source.NONE], personal
+    )
+    return build_table(
+        user_ids=ids,
+        item_ids=loaded.bundle.item_ids,
+        positions=lists.positions,
+        scores=lists.relevance,
+        propensities=lists.propensity if np.isfinite(work.options.temperature) else None,
+        status=status,
+        source=source,
+        layout=work.layout,
+    )
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+    bundle = Bundle.open(folder)
+    store = FeatureStore.open(feature_repo)
+    described = bundle.format
+    store.check(
+        [
+            *refs_of(described.feature_inputs),
+            FeatureRef(described.seen.view, described.seen.feature, described.seen.dtype),
+        ]
+    )
+    vocabularies = dict(_vocabularies(bundle))
+    return Resources(bundle, store, _line(bundle, store, vocabularies, as_of), vocabularies)
+
+
+def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
+    for one in bundle.format.feature_inputs:
+        if one.kind == "categorical":
+            yield one.name, bundle.vocabulary(one)
+
+
+def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime) -> Line:
+    described = bundle.format
+    if described.index is None:
+        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
+    tower, ranker = described.query_tower, described.ranker
+    items, eligible = _items(bundle, store, vocabularies, as_of)
+    user_names = {one.name for one in ranker.user_inputs} | (
+        {ranker.query_embedding} if ranker.query_embedding else set()
+    )
+    return Line(
+        query_tower=QueryTower(
+            load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
+            described.embedding_dimension,
+        ),
+        search=ItemIndex.read(
+            bundle.folder / described.index.path,
+            described.index,
+            described.catalogue_size,
+            described.embedding_dimension,
+        ),
+        score_pairs=as_pair_scorer(load_model(bundle.folder / ranker.path, user_names | set(items))),
+        query_name=ranker.query_embedding,
+        item_inputs=items,
+        eligible=eligible,
+        item_hash=id_hash(bundle.item_ids),
+        history_length=tower.history_length,
+    )
+
+
+def _items(
+    bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime
+) -> tuple[dict[str, npt.NDArray[np.generic]], Bools]:
+    """Item inputs of the ranker (N, …), and which items have features at the as-of time, hence may be recommended."""
+    ranker = bundle.format.ranker
+    inputs: dict[str, npt.NDArray[np.generic]] = {}
+    eligible = np.ones(bundle.format.catalogue_size, bool)
+    if ranker.item_inputs:
+        table = store.point_in_time(bundle.item_ids, as_of, refs_of(ranker.item_inputs))
+        inputs |= encode_inputs(table, ranker.item_inputs, vocabularies)
+        eligible = rows_found(table)
+    if not eligible.any():
+        raise FeatureError(
+            f"none of the bundle's {len(eligible)} items has features as of {as_of:%Y-%m-%d %H:%M %Z}",
+            "give a later --as-of, or write item features that are as old",
+        )
+    if ranker.item_code:
+        inputs[ranker.item_code] = np.arange(1, len(eligible) + 1, dtype=np.int32)
+    if ranker.item_embedding:
+        inputs[ranker.item_embedding] = bundle.item_embeddings
+    return inputs, eligible
