@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import traceback
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from batchrec import __version__
 from batchrec.errors import BatchrecError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -24,6 +29,9 @@ app = typer.Typer(
 )
 
 EXIT_INTERRUPTED = 130
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What Click raises for arguments it cannot parse; Typer exports only this child of it."""
 
 
 class Layout(StrEnum):
@@ -62,18 +70,13 @@ def main() -> None:
     """Run a command; end with the exit code that its outcome stands for."""
     _quiet_libraries()
     try:
-        app()
-    except KeyboardInterrupt:
+        with _terminated_as_interrupted():
+            code = app(standalone_mode=False)
+    except Exception as error:
+        code = _told(error)
+    if code == EXIT_INTERRUPTED:
         print("batchrec: interrupted, nothing was published", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except BatchrecError as error:
-        _raise_in_debug(error)
-        print(f"batchrec: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence, not a traceback
-        _raise_in_debug(error)
-        print(f"batchrec: internal error: {type(error).__name__}: {error}: run again with --debug.", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(code)
 
 
 @app.command()
@@ -82,12 +85,15 @@ def run(
         str | None,
         typer.Option(
             help="Parquet file, directory, glob or fsspec URL with the ids of the users to serve.",
-            show_default="required, here or in the job file",
+            show_default="none; required here, as a variable or in the job file",
         ),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Folder of the trained models; required, here or in the job file."),
+        typer.Option(
+            help="Folder of the trained models.",
+            show_default="none; required here, as a variable or in the job file",
+        ),
     ] = None,
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository that has been applied.", show_default="feature_repo")
@@ -233,15 +239,19 @@ def show(
 
 
 @app.callback(invoke_without_command=True)
-def version(
+def no_command(
+    context: typer.Context,
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.", show_default="off")
     ] = False,
 ) -> None:
-    """Every user's top-k list, every night."""
+    """Answer where no command is named: with the version, or with the help and the exit code of wrong usage."""
     if show_version:
         print(f"batchrec {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -253,9 +263,37 @@ def _plain(value: object) -> object:
     return value.value if isinstance(value, StrEnum) else value
 
 
-def _raise_in_debug(error: BaseException) -> None:
+def _told(error: Exception) -> int:
+    """Print an error as one line, whatever line breaks a library put into it; return the exit code it stands for."""
     if "--debug" in sys.argv:
-        raise error
+        traceback.print_exception(error)
+    sentence, code = _sentence(error)
+    print(f"batchrec: error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: Exception) -> tuple[str, int]:
+    if isinstance(error, BatchrecError):
+        return str(error), error.exit_code
+    if isinstance(error, _UsageError):
+        command = error.ctx.command_path if error.ctx else "batchrec"
+        problem = error.format_message().rstrip(".").replace("Value error, ", "")
+        return f"{problem[0].lower()}{problem[1:]}: see `{command} --help`.", error.exit_code
+    return f"internal, {type(error).__name__}: {error}: run again with --debug and report it.", 1
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers stop a job, clean up as Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet_libraries() -> None:

@@ -6,23 +6,34 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import tomllib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from batchrec.errors import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic_core import ErrorDetails
+
 ENV_PREFIX = "BATCHREC_"
+
+OTHER_VARIABLES = {"BATCHREC_DATA", "BATCHREC_FEATURE_DATA"}
+"""Environment variables of the tests and of the feature repositories; every other ``BATCHREC_*`` is an option."""
 
 
 class JobConfig(BaseSettings):
     """Everything that one ``batchrec run`` can be told. Each field is a flag, a variable and a key of the job file."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=True
+    )
 
     users: str = Field(description="Parquet file, directory, glob or fsspec URL with the ids of the users to serve")
     bundle: Path = Field(description="folder with the trained models, written by `batchrec train`")
@@ -52,38 +63,37 @@ class JobConfig(BaseSettings):
 
     @field_validator("as_of", mode="before")
     @classmethod
-    def _utc_unless_said(cls, value: object) -> object:
-        """Read a bare date or time as UTC."""
+    def _in_utc(cls, value: object) -> object:
+        """Read a bare date or time as UTC, and carry every other one to UTC."""
         if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime) and value.tzinfo is None:
-            return value.replace(tzinfo=UTC)
-        return value
-
-    @field_validator("temperature")
-    @classmethod
-    def _a_number(cls, value: float) -> float:
-        if math.isnan(value):
-            raise ValueError("must be a number above 0, or inf")
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError as error:
+                raise ValueError("expected a time in ISO 8601, such as 2026-01-31 or 2026-01-31T06:00+01:00") from error
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return value
 
     @field_validator("top_k")
     @classmethod
-    def _no_more_than_candidates(cls, value: int, info: Any) -> int:
-        if value > info.data.get("candidates", value):
-            raise ValueError(f"a list of {value} cannot be chosen among {info.data['candidates']} candidates")
+    def _no_more_than_candidates(cls, value: int, info: ValidationInfo) -> int:
+        candidates = info.data.get("candidates", value)
+        if value > candidates:
+            raise ValueError(f"a list of {value} cannot be chosen among {candidates} candidates")
         return value
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is given
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before environment; the job file is merged below both by :func:`load_config`."""
+        """Put flags before the environment; :func:`load_config` puts the job file below both."""
         return init_settings, env_settings
 
     def options(self) -> dict[str, Any]:
@@ -116,13 +126,21 @@ def load_config(flags: dict[str, Any], job_file: Path | None) -> JobConfig:
         If the job file cannot be read, holds an unknown key, or an option has a value it cannot have.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    for name, value in _read_job_file(job_file).items():
-        if name not in given and not _in_environment(name):
-            given[name] = value
+    in_file = _read_job_file(job_file)
+    in_environment = _options_in_environment()
+    for name in in_file.keys() - in_environment.keys() - given.keys():
+        given[name] = in_file[name]
     try:
         return JobConfig(**given)
     except ValidationError as error:
-        raise _config_error(error) from error
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "options"
+        where = _flag(name)
+        if flags.get(name) is None and name in in_environment:
+            where = in_environment[name]
+        elif flags.get(name) is None and name in in_file:
+            where = f"{name} in the job file {job_file}"
+        raise _config_error(name, where, first) from error
 
 
 def _read_job_file(path: Path | None) -> dict[str, Any]:
@@ -131,41 +149,60 @@ def _read_job_file(path: Path | None) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            f"the job file {path} cannot be read as TOML ({error})", "correct it, or name another"
-        ) from error
+    except OSError as error:
+        raise ConfigError(f"the job file {path} cannot be read ({error.strerror})", "name a TOML file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the job file {path} is not TOML ({error})", "correct it, or name another") from error
     for name in content:
         if name not in JobConfig.model_fields:
-            near = difflib.get_close_matches(name, JobConfig.model_fields, 1)
-            hint = f"did you mean {near[0]!r}? Otherwise remove it" if near else "remove it"
-            known = ", ".join(sorted(JobConfig.model_fields))
-            raise ConfigError(f"the job file {path} has an unknown key {name!r} (known: {known})", hint)
+            raise _unknown(f"the job file {path} has an unknown key {name!r}", name, str)
     return content
 
 
-def _in_environment(name: str) -> bool:
-    import os
+def _options_in_environment() -> dict[str, str]:
+    """Name the environment variable of each option that is set there; empty ones do not count.
 
-    return f"{ENV_PREFIX}{name}".upper() in {key.upper() for key in os.environ}
+    Raises
+    ------
+    ConfigError
+        If a variable has the prefix, but names no option.
+    """
+    found = {}
+    for variable, value in os.environ.items():
+        if not variable.upper().startswith(ENV_PREFIX) or not value or variable.upper() in OTHER_VARIABLES:
+            continue
+        name = variable[len(ENV_PREFIX) :].lower()
+        if name not in JobConfig.model_fields:
+            raise _unknown(f"the environment variable {variable} names no option", name, _variable)
+        found[name] = variable
+    return found
 
 
-def _config_error(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else "options"
-    flag = "--" + name.replace("_", "-")
-    if first["type"] == "missing":
-        return ConfigError(
-            f"{flag} is missing", f"give it as a flag, as {ENV_PREFIX}{name.upper()}, or in the job file"
-        )
-    return ConfigError(
-        f"{flag} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}", "give another value"
-    )
+def _unknown(problem: str, name: str, shown: Callable[[str], str]) -> ConfigError:
+    """Name the options there are, and the one that was perhaps meant."""
+    near = difflib.get_close_matches(name, JobConfig.model_fields, 1)
+    hint = f"did you mean {shown(near[0])}? Otherwise remove it" if near else "remove it"
+    return ConfigError(f"{problem} (known: {', '.join(map(shown, sorted(JobConfig.model_fields)))})", hint)
+
+
+def _config_error(name: str, where: str, found: ErrorDetails) -> ConfigError:
+    if found["type"] == "missing":
+        return ConfigError(f"{where} is missing", f"give it as a flag, as {_variable(name)}, or in the job file")
+    reason = found["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where} is {found['input']!r}: {reason[0].lower()}{reason[1:]}", "give another value")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.upper()
 
 
 def _plain(value: object) -> Any:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
+        return value.isoformat()
     if isinstance(value, float) and math.isinf(value):
         return "inf"
     return str(value) if isinstance(value, Path) else value

@@ -73,7 +73,7 @@ class BusyError(BatchrecError):
     exit_code = 75
 
 
-class NothingToDo(BatchrecError):
+class NothingToDo(BatchrecError):  # noqa: N818 - the outcome is no error
     """The asked-for result is already there."""
 
     exit_code = 99

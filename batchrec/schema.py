@@ -20,9 +20,6 @@ INTERACTIONS = "interactions"
 
 TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
 
-MISSING = -1
-"""Item position that stands for "no candidate here". Never leaves the program."""
-
 
 class Status(StrEnum):
     """Why a user's row looks as it does. Every distinct user id has exactly one row with one of these."""
@@ -50,9 +47,7 @@ class Source(StrEnum):
 
 def is_id_type(dtype: pa.DataType) -> bool:
     """Tell whether a column of this type can hold raw ids: any integer or string type."""
-    return bool(
-        pa.types.is_integer(dtype) or pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-    )
+    return bool(pa.types.is_integer(dtype) or pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
 
 
 def id_type(dtype: pa.DataType) -> pa.DataType:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.features.training_set import TrainingSet, load_training_set
 from batchrec.models.bundle import ITEM_EMBEDDINGS, POPULARITY, QUERY_SAMPLE, write_embeddings, write_format
-from batchrec.models.training import Trained, TrainingOptions, train_models
 from batchrec.models.towers import TowerShape
+from batchrec.models.training import Trained, TrainingOptions, train_models
 from batchrec.progress import say
 from batchrec.schema import INTERACTIONS, ITEM_ID, id_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from batchrec.models.bundle_format import FeatureInput
 
@@ -124,7 +124,7 @@ def service_features(store: FeatureStore, service: str) -> ServiceFeatures:
     if len(lists) != 1:
         found = ", ".join(ref.ref for ref in lists) or "none"
         raise FeatureError(
-            f"feature service {service!r} holds {len(lists)} list features ({found}), expected one: the items a user has seen",
+            f"feature service {service!r} holds {len(lists)} list features ({found}), expected one: the seen items",
             "put the view of seen items, and no other list, into the service",
         )
     user_key = store.join_key(lists[0].view).name

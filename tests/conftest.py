@@ -1,11 +1,22 @@
 import importlib
+import sys
+from pathlib import Path
 
 import array_api_strict
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 array_api_strict.set_array_api_strict_flags(api_version="2024.12")
 
 
 @pytest.fixture(params=["array_api_compat.numpy", "array_api_strict"], scope="session")
 def xp(request):
     return importlib.import_module(request.param)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A small world whose bundle is never trained; see tests/world.py. Do not write into it."""
+    from tests.world import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))

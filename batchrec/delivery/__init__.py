@@ -1,0 +1,1 @@
+"""What becomes of a run once it is published."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from distributed import Client
 
@@ -18,21 +19,24 @@ THREADS = 2
 
 
 @contextmanager
-def local_cluster() -> Iterator[Client]:
-    """Run a scheduler and one worker inside this process, without a port or a dashboard."""
-    import dask
-    from distributed import Client, LocalCluster
+def local_cluster(folder: Path) -> Iterator[Client]:
+    """Run a scheduler and one worker inside this process, without a port or a dashboard.
 
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    Parameters
+    ----------
+    folder
+        For Dask's scratch files.
+    """
+    import dask
+    from distributed import Client
+
+    from batchrec.engine.in_process import in_process_cluster
+
+    # Failures are raised to the caller, who tells of them; and a scheduler that waits for the GIL is no news.
+    silence = logging.CRITICAL
     with (
-        dask.config.set({"distributed.worker.daemon": False, "distributed.admin.tick.limit": "1h"}),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=THREADS,
-            processes=False,
-            dashboard_address=None,
-            memory_limit=0,
-        ) as cluster,
+        dask.config.set({"distributed.admin.tick.limit": "1h"}),
+        in_process_cluster(THREADS, str(folder), silence) as cluster,
         Client(cluster) as client,
     ):
         yield client

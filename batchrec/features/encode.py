@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrec.arrays import Ragged
+from batchrec.arrays import MISSING, Ragged
 from batchrec.errors import FeatureError
 from batchrec.features.dtypes import plain_type, type_name
-from batchrec.schema import MISSING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

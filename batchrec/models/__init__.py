@@ -1,0 +1,1 @@
+"""Models: their training, their storage in a bundle, and the index over their item embeddings."""

@@ -41,6 +41,8 @@ def compile_for_lists(model: keras.Model, schedule: Schedule) -> None:
     model.compile(
         optimizer=keras.optimizers.AdamW(schedule.learning_rate, weight_decay=schedule.weight_decay, clipnorm=5.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # TensorFlow runs these models four times as fast without XLA on a CPU (docs/decisions/002-towers.md).
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 

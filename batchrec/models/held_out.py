@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MOST_USERS = 4096
 PLACES = 10
 
+SCORES_AT_ONCE = 1 << 26
+"""Scores held in memory at a time, four bytes each."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -46,11 +49,6 @@ class HeldOut:
         mine = pairs[:, 0] >= 0
         return cls(moments, pairs[mine & held], pairs[mine & ~held])
 
-    def hide_seen(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Set the scores (n, N) of items a user already has to -inf, in place."""
-        scores[self.seen[:, 0], self.seen[:, 1]] = -np.inf
-        return scores
-
     def ndcg(self, lists: IntArray) -> float:
         """Mean NDCG at :data:`PLACES` of item positions (n, ≥ PLACES), best first (Järvelin & Kekäläinen 2002)."""
         n_items = int(max(lists.max(initial=0), self.wanted[:, 1].max(initial=0))) + 1
@@ -81,7 +79,7 @@ def best_items(
     """
     width = min(width, len(items))
     found = np.empty((len(queries), width), np.int64)
-    block = max(1, (1 << 26) // max(len(items), 1))
+    block = max(1, SCORES_AT_ONCE // max(len(items), 1))
     for start in range(0, len(queries), block):
         scores = queries[start : start + block] @ items.T
         mine = hidden[np.searchsorted(hidden[:, 0], start) : np.searchsorted(hidden[:, 0], start + block)]

@@ -1,0 +1,1 @@
+"""The stages of the line: pure functions from arrays to arrays."""

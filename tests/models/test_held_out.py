@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from batchrec.models import held_out
+from batchrec.models.events import tail
+from batchrec.models.held_out import HeldOut, best_items
+from tests.models.support import make_events
+
+LOG = make_events([[0, 1, 2, 3], [4], [5, 6]])
+
+
+def test_each_user_is_held_out_from_one_moment_on():
+    target = HeldOut.of(LOG, tail(LOG, 0.5), seed=0)
+    assert target.moments.tolist() == [2, 6]
+    assert target.wanted.tolist() == [[0, 2], [0, 3], [1, 6]]
+    assert target.seen.tolist() == [[0, 0], [0, 1], [1, 5]]
+
+
+def test_a_user_without_a_history_is_left_out():
+    held = np.array([True, True, True, True, True, False, True])
+    assert HeldOut.of(LOG, held, seed=0).moments.tolist() == [6]
+
+
+def test_many_users_are_sampled(monkeypatch):
+    monkeypatch.setattr(held_out, "MOST_USERS", 10)
+    log = make_events([[user, user + 1] for user in range(50)])
+    target = HeldOut.of(log, tail(log, 0.5), seed=3)
+    assert len(set(target.moments.tolist())) == 10
+    assert np.array_equal(log.item[target.moments], target.wanted[:, 1])
+    assert np.array_equal(log.item[target.moments] - 1, target.seen[:, 1])
+
+
+def test_ndcg_by_hand():
+    target = HeldOut(np.array([0, 5]), wanted=np.array([[0, 7], [0, 8], [1, 9]]), seen=np.zeros((0, 2), np.int64))
+    lists = np.array([[1, 7, 2, 3, 8, 4, 5, 6, 10, 11], [9, *range(9)]])
+    # User 0: hits at places 2 and 5 of the two best possible; user 1: the only one at place 1.
+    first = (1 / np.log2(3) + 1 / np.log2(6)) / (1 + 1 / np.log2(3))
+    assert target.ndcg(lists) == pytest.approx((first + 1) / 2)
+
+
+def test_ndcg_stops_at_ten_places_and_counts_no_missing_item():
+    target = HeldOut(np.array([0, 5]), wanted=np.array([[0, 7], [1, 0]]), seen=np.zeros((0, 2), np.int64))
+    lists = np.array([[*range(10, 20), 7], [-1] * 11])
+    assert target.ndcg(lists) == 0
+
+
+def test_ndcg_of_many_wanted_items_is_one_where_all_ten_places_hit():
+    wanted = np.stack([np.zeros(30, np.int64), np.arange(30)], axis=1)
+    assert HeldOut(np.array([3]), wanted, wanted[:0]).ndcg(np.arange(10, 20)[None]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_best_items_are_those_of_a_full_sort(monkeypatch, block):
+    random = np.random.default_rng(0)
+    queries, items = random.normal(size=(7, 4)).astype(np.float32), random.normal(size=(20, 4)).astype(np.float32)
+    monkeypatch.setattr(held_out, "SCORES_AT_ONCE", block * len(items))
+    rows, columns = np.nonzero(random.random((7, 20)) < 0.3)
+    hidden = np.stack([rows, columns], axis=1)
+    found = best_items(queries, items, hidden, 6)
+    for row in range(7):
+        allowed = [i for i in range(20) if (row, i) not in set(map(tuple, hidden.tolist()))]
+        expected = sorted(allowed, key=lambda i: -float(queries[row] @ items[i]))[:6]
+        assert found[row].tolist() == expected
+
+
+def test_rows_with_fewer_items_left_are_padded():
+    queries, items = np.ones((2, 1), np.float32), np.array([[3], [1], [2]], np.float32)
+    assert best_items(queries, items, np.array([[1, 0], [1, 2]]), 9).tolist() == [[0, 2, 1], [1, -1, -1]]
