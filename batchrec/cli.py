@@ -71,7 +71,7 @@ def main() -> None:
     _quiet_libraries()
     try:
         with _terminated_as_interrupted():
-            code = app(standalone_mode=False)
+            code = app(prog_name="batchrec", standalone_mode=False)
     except Exception as error:
         code = _told(error)
     if code == EXIT_INTERRUPTED:
@@ -162,7 +162,7 @@ def train(
     ] = "query_tower",
     dimension: Annotated[int, typer.Option(min=2, help="Numbers in an embedding.")] = 64,
     history: Annotated[int, typer.Option(min=1, help="Most recent items that the query tower sees.")] = 50,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the interactions, a model.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes of the towers over the interactions.")] = 8,
     minutes: Annotated[float, typer.Option(min=0.01, help="Minutes after which no further pass is begun.")] = 15.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, negatives and dropout.")] = 0,
     debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
@@ -171,7 +171,8 @@ def train(
     from batchrec.models.backend import import_keras
 
     import_keras()
-    from batchrec.train import TrainingOptions, TrainJob
+    from batchrec.models.training import TrainingOptions
+    from batchrec.train import TrainJob
     from batchrec.train import train as run_training
 
     options = TrainingOptions(seed=seed, epochs=epochs, minutes=minutes)

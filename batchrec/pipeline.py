@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +22,10 @@ Arrays = Mapping[str, "Array"]
 
 PAIRS_PER_BATCH = 16_384
 """Pairs a call of the ranker, about: large enough to keep every core busy, small enough to stay in cache."""
+
+LANES = 16
+"""Float32 numbers in the widest vector register of a CPU. The rows of a batch that do not fill one go through other
+code than the rest, with other last bits, so every batch of pairs fills all of them."""
 
 
 @dataclass(frozen=True)
@@ -138,5 +143,11 @@ def _relevance(queries: Array, positions: Array, users: Users, line: Line) -> Ar
     inputs = dict(users.ranker_inputs)
     if line.query_name is not None:
         inputs[line.query_name] = queries
-    users_per_batch = max(1, PAIRS_PER_BATCH // positions.shape[1])
+    users_per_batch = batch_of_users(positions.shape[1])
     return rank(inputs, line.item_inputs, positions, line.score_pairs, users_per_batch, unroll=unroll)
+
+
+def batch_of_users(candidates: int) -> int:
+    """Return how many users' pairs the ranker scores in one call: a multiple of :data:`LANES` pairs."""
+    step = LANES // math.gcd(LANES, candidates)
+    return max(PAIRS_PER_BATCH // candidates // step, 1) * step

@@ -88,4 +88,5 @@ def _terminal_bar() -> RichProgress:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        redirect_stdout=False,  # what a command prints as its result must reach standard output, also meanwhile
     )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 import batchrec
 from batchrec.engine.cluster import as_they_finish, local_cluster
@@ -25,10 +23,12 @@ from batchrec.progress import Progress, say
 from batchrec.schema import Status, list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
 from batchrec.users import UsersSummary, partition_count, prepare_users
-from batchrec.worker import Outcome, Resources, Work, compute_partition, resources
+from batchrec.worker import Outcome, Resources, Work, compute_partition, release_resources, resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pyarrow as pa
 
     from batchrec.config import JobConfig
 
@@ -62,20 +62,13 @@ def run(config: JobConfig) -> RunSummary:
     """
     started = datetime.now(UTC)
     stopwatch = Stopwatch()
-    as_of = config.as_of or started.replace(microsecond=0)
-    run_id = config.run_id or f"{as_of:%Y%m%dT%H%M%SZ}"
-    if published_manifest(config.output, run_id) is not None:
-        raise ConfigError(
-            f"{Path(config.output) / run_id} already holds a published run",
-            "choose another --run-id, or move that run away",
-        )
-    with _abandoned_on_failure(RunFolder.create(config.output, run_id)) as folder:
+    config = _settled(config, started)
+    with _run_folder(config) as folder:
         with stopwatch("read users"):
             summary, users = prepare_users(config.users, config.user_id_column, folder.work, config.users_per_partition)
         with stopwatch("load models"):
-            loaded = resources(config.bundle, config.feature_repo, as_of)
-            _check_id_type(summary, loaded, config)
-        work = _work(config, users, folder.path, as_of)
+            loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+            _check(summary, loaded, config)
         fingerprints = {
             "users": summary.fingerprint,
             "bundle": loaded.bundle.fingerprint,
@@ -83,11 +76,12 @@ def run(config: JobConfig) -> RunSummary:
             "code": code_fingerprint(),
         }
         with stopwatch("compute"):
-            outcomes = _compute(work, summary, Journal(folder.path, JournalHeader(run_id, fingerprints)))
+            journal = Journal(folder.path, JournalHeader(folder.run_id, fingerprints))
+            outcomes = _compute(_work(config, users, folder), summary, journal, folder.work)
         manifest = Manifest(
-            run_id=run_id,
+            run_id=folder.run_id,
             created=datetime.now(UTC),
-            as_of=as_of,
+            as_of=_as_of(config),
             parts=[outcome.part for outcome in outcomes],
             schema=_schema(summary, loaded, config),
             accounting=_accounting(summary, outcomes),
@@ -101,44 +95,75 @@ def run(config: JobConfig) -> RunSummary:
     return _summary(folder, manifest, (datetime.now(UTC) - started).total_seconds(), stopwatch.seconds["compute"])
 
 
+def _settled(config: JobConfig, started: datetime) -> JobConfig:
+    """Put in what follows from the clock, so that the manifest and the fingerprint tell what was really asked for."""
+    as_of = config.as_of or started.replace(microsecond=0)
+    run_id = f"{as_of:%Y%m%dT%H%M%SZ}" if config.run_id is None else config.run_id
+    return config.model_copy(update={"as_of": as_of, "run_id": run_id})
+
+
+def _as_of(config: JobConfig) -> datetime:
+    assert config.as_of is not None, "settled before anything else"  # noqa: S101 - narrows the type
+    return config.as_of
+
+
 @contextmanager
-def _abandoned_on_failure(folder: RunFolder) -> Iterator[RunFolder]:
+def _run_folder(config: JobConfig) -> Iterator[RunFolder]:
+    """Make the run's folder; on any failure leave the output as it was found."""
+    run_id, output = str(config.run_id), Path(config.output)
+    if published_manifest(config.output, run_id) is not None:
+        raise ConfigError(
+            f"{output / run_id} already holds a published run", "choose another --run-id, or move that run away"
+        )
+    is_new = not output.exists()
+    folder = RunFolder.create(config.output, run_id)
     try:
         yield folder
     except BaseException:
         folder.abandon()
+        if is_new:
+            with suppress(OSError):  # another run has begun here meanwhile
+                output.rmdir()
         raise
+    finally:
+        release_resources()
 
 
-def _compute(work: Work, summary: UsersSummary, journal: Journal) -> list[Outcome]:
+def _compute(work: Work, summary: UsersSummary, journal: Journal, scratch: Path) -> list[Outcome]:
     """Compute all partitions; outcomes in the order of partitions."""
     numbers = range(partition_count(work.users))
-    outcomes = []
+    outcomes: dict[int, Outcome] = {}
     say(
-        f"{summary.distinct_users:,} users in {len(numbers):,} partitions, features as of {work.as_of:%Y-%m-%d %H:%M} UTC"
+        f"{summary.distinct_users:,} users in {len(numbers):,} partitions, "
+        f"features as of {work.as_of:%Y-%m-%d %H:%M:%S} UTC"
     )
-    with journal, local_cluster() as client, Progress("Recommending", summary.distinct_users, "users") as progress:
+    with (
+        journal,
+        local_cluster(scratch) as client,
+        Progress("Recommending", summary.distinct_users, "users") as progress,
+    ):
         for outcome in as_they_finish(client, partial(compute_partition, work), numbers):
             journal.append(JournalEntry(outcome.part, outcome.by_status, outcome.seconds))
-            outcomes.append(outcome)
+            outcomes[outcome.partition] = outcome
             progress.advance(outcome.users)
-    return sorted(outcomes, key=lambda outcome: outcome.part.name)
+    return [outcomes[number] for number in numbers]
 
 
-def _work(config: JobConfig, users: Path, folder: Path, as_of: datetime) -> Work:
+def _work(config: JobConfig, users: Path, folder: RunFolder) -> Work:
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
         users=users,
-        folder=folder,
-        as_of=as_of,
+        folder=folder.path,
+        as_of=_as_of(config),
         options=Options(config.candidates, config.top_k, config.temperature, config.seed, config.rank_by),
         fallback=config.fallback,
         layout=config.layout,
     )
 
 
-def _check_id_type(summary: UsersSummary, loaded: Resources, config: JobConfig) -> None:
+def _check(summary: UsersSummary, loaded: Resources, config: JobConfig) -> None:
+    """See that users, bundle and options go together."""
     expected = loaded.bundle.format.user_id_type
     if str(summary.id_type) != expected:
         raise SchemaError(
@@ -146,6 +171,8 @@ def _check_id_type(summary: UsersSummary, loaded: Resources, config: JobConfig) 
             f"bundle {config.bundle} was trained on {expected} ids",
             "cast the column, or name the bundle that belongs to these users",
         )
+    if config.fallback == "popularity" and loaded.bundle.popularity is None:
+        say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
 
 
 def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
@@ -197,13 +224,11 @@ def code_fingerprint() -> str:
     return whole.hexdigest()
 
 
-def _versions() -> dict[str, Any]:
-    import importlib.metadata
-
+def _versions() -> dict[str, str]:
     found = {"batchrec": batchrec.__version__, "python": platform.python_version()}
     for name in _VERSIONS_OF:
         try:
             found[name] = version(name)
-        except importlib.metadata.PackageNotFoundError:
+        except PackageNotFoundError:
             continue
     return found

@@ -181,8 +181,8 @@ def _description(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Tr
         },
         "ranker": {
             "path": "ranker/model.keras",
-            "user_inputs": data.user_inputs,
-            "item_inputs": data.item_inputs,
+            "user_inputs": _read_by(trained, data.user_inputs),
+            "item_inputs": _read_by(trained, data.item_inputs),
             "item_code": "item_code",
             "query_embedding": "query_embedding",
             "item_embedding": "item_embedding",
@@ -195,6 +195,11 @@ def _check_output(output: Path) -> None:
     """Refuse to overwrite anything but a bundle."""
     if output.exists() and not (output / "bundle.json").is_file() and any(output.iterdir()):
         raise ArtifactError(f"{output} exists and is no bundle", "name another folder for the bundle")
+
+
+def _read_by(trained: Trained, inputs: Sequence[FeatureInput]) -> list[FeatureInput]:
+    """Leave out the inputs that the ranker does without."""
+    return [one for one in inputs if one.name in trained.ranker_features]
 
 
 def _sizes(inputs: Sequence[FeatureInput]) -> dict[str, int]:

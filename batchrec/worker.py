@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.encode import ragged
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    import pyarrow as pa
 
     from batchrec.models.bundle_format import FeatureInput
 
@@ -73,6 +73,7 @@ class Work:
 class Outcome:
     """What came of one partition."""
 
+    partition: int
     part: PartRecord
     users: int
     by_status: dict[str, int]
@@ -106,7 +107,8 @@ class Resources:
         if counts is None:
             return np.zeros(0, np.int64)
         order = np.argsort(-counts, kind="stable")
-        return order[np.asarray(self.line.eligible)[order]]
+        popular: npt.NDArray[np.int64] = order[np.asarray(self.line.eligible)[order]]
+        return popular
 
 
 _loading = threading.Lock()
@@ -122,6 +124,12 @@ def resources(bundle: Path, feature_repo: Path, as_of: datetime) -> Resources:
     """
     with _loading:  # two tasks that start together must not load twice
         return _load(bundle, feature_repo, as_of)
+
+
+def release_resources() -> None:
+    """Forget what was loaded: the next run may find another bundle or other features in the same places."""
+    with _loading:
+        _load.cache_clear()
 
 
 def compute_partition(work: Work, number: int) -> Outcome:
@@ -150,10 +158,12 @@ def compute_partition(work: Work, number: int) -> Outcome:
     lists = recommend(users, loaded.line, work.options, stopwatch)
     with stopwatch("write"):
         found = rows_found(table)
-        lists = lists if found.all() else with_fallback(lists, found, loaded, work.fallback)
-        status = statuses(lists, found, work)
+        popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
+        if not found.all():
+            lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
+        status = statuses(lists, found, fallback=len(popular) > 0)
         record = write_part(_part(ids, lists, status, loaded, work), work.folder / part_name(number))
-    return Outcome(record, len(ids), count_by_status(status), stopwatch.seconds)
+    return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
 
 
 def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
@@ -167,27 +177,38 @@ def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
     )
 
 
-def with_fallback(lists: Sampled, found: Bools, loaded: Resources, fallback: Literal["popularity", "none"]) -> Sampled:
-    """Replace the lists of users without any features by the most popular items, or by empty lists."""
+def with_fallback(
+    lists: Sampled, found: Bools, popular: npt.NDArray[np.int64], popularity: npt.NDArray[np.int64] | None
+) -> Sampled:
+    """Replace the lists of users without any features by the most popular items, scored by their popularity.
+
+    Parameters
+    ----------
+    lists
+        (n, k) lists.
+    found
+        (n,) bool: whose features there are.
+    popular
+        Positions of items, most popular first; none for empty lists.
+    popularity
+        Interactions of each item (N,); None where `popular` is empty for want of them.
+    """
     k = lists.positions.shape[1]
-    popular = loaded.popular[:k] if fallback == "popularity" else np.zeros(0, np.int64)
+    chosen = popular[:k]
     positions = np.full(k, -1, np.int64)
-    positions[: len(popular)] = popular
     scores = np.full(k, -np.inf, np.float32)
-    if loaded.bundle.popularity is not None:
-        scores[: len(popular)] = loaded.bundle.popularity[popular]
-    return Sampled(
-        np.where(found[:, None], lists.positions, positions),
-        np.where(found[:, None], lists.relevance, scores),
-        np.where(found[:, None], lists.propensity, (positions >= 0).astype(np.float32)),
-    )
+    if popularity is not None:
+        positions[: len(chosen)] = chosen
+        scores[: len(chosen)] = popularity[chosen]
+    certain = (positions >= 0).astype(np.float32)
+    return Sampled(*(np.where(found[:, None], *pair) for pair in zip(lists, (positions, scores, certain), strict=True)))
 
 
-def statuses(lists: Sampled, found: Bools, work: Work) -> npt.NDArray[np.str_]:
+def statuses(lists: Sampled, found: Bools, *, fallback: bool) -> npt.NDArray[np.str_]:
     """Say of every user (n,) why the list looks as it does; see :class:`~batchrec.schema.Status`."""
     full = (lists.positions >= 0).all(axis=1)
-    unknown = Status.FALLBACK if work.fallback == "popularity" else Status.UNKNOWN
-    return np.where(found, np.where(full, Status.OK, Status.SHORT), unknown)
+    without = Status.FALLBACK if fallback else Status.UNKNOWN
+    return np.where(found, np.where(full, Status.OK, Status.SHORT), without)
 
 
 def _part(ids: pa.Array, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:

@@ -20,3 +20,11 @@ def world(tmp_path_factory):
     from tests.world import make_world
 
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def batchrec(monkeypatch, capfd):
+    """The command line, in this process; see tests/runs.py."""
+    from tests.runs import CommandLine
+
+    return CommandLine(monkeypatch, capfd)

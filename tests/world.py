@@ -215,7 +215,7 @@ def make_bundle(folder: Path, data: Path) -> None:
 def make_models(
     user_inputs: list[dict[str, Any]], item_inputs: list[dict[str, Any]], embeddings: np.ndarray, rng: Any
 ) -> tuple[Any, Any]:
-    """A query tower that averages the history's item embeddings and adds the user's features; a DLRM of random weights."""
+    """Make a query tower that averages the history's item embeddings, and a DLRM of random weights."""
     from batchrec.models.backend import import_keras
     from batchrec.models.ranker import RankerShape, build_ranker
 

@@ -38,7 +38,13 @@ def in_process_cluster(threads: int, folder: str, log_level: int) -> SpecCluster
     log_level
         Below which Dask says nothing.
     """
-    worker = {"protocol": PROTOCOL, "nthreads": threads, "memory_limit": 0, "local_directory": folder, "dashboard": False}
+    worker = {
+        "protocol": PROTOCOL,
+        "nthreads": threads,
+        "memory_limit": 0,
+        "local_directory": folder,
+        "dashboard": False,
+    }
     return SpecCluster(
         scheduler={"cls": PortlessScheduler, "options": {"protocol": PROTOCOL, "dashboard": False}},
         workers={0: {"cls": PortlessWorker, "options": worker}},

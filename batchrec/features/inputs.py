@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from batchrec.errors import ConfigError
 from batchrec.features.encode import encode, fit_dense, fit_vocabulary, standardise
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
+    import pyarrow as pa
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -54,11 +55,13 @@ def rows_found(table: pa.Table) -> npt.NDArray[np.bool_]:
     """Tell which rows hold any value at all: (n,) bool, false for ids the store does not know."""
     found = np.zeros(len(table), bool)
     for column in table.columns:
-        found |= column.is_valid().to_numpy(zero_copy_only=False) if column.num_chunks else False
+        found |= column.is_valid().to_numpy()
     return found
 
 
-def fit_inputs(table: pa.Table, refs: Sequence[FeatureRef], min_count: int) -> tuple[list[FeatureInput], dict[str, pa.Array]]:
+def fit_inputs(
+    table: pa.Table, refs: Sequence[FeatureRef], min_count: int
+) -> tuple[list[FeatureInput], dict[str, pa.Array]]:
     """Describe how each feature of a training table becomes a model input.
 
     Floats become dense inputs, standardised; integers, strings and booleans become categorical ones.
@@ -86,15 +89,15 @@ def fit_inputs(table: pa.Table, refs: Sequence[FeatureRef], min_count: int) -> t
     """
     inputs, vocabularies = [], {}
     for ref in refs:
-        base = {"name": ref.feature, "view": ref.view, "feature": ref.feature, "dtype": ref.dtype}
+        describe = partial(FeatureInput, name=ref.feature, view=ref.view, feature=ref.feature, dtype=ref.dtype)
         if ref.dtype in {"float", "double"}:
             mean, std = fit_dense(table[ref.feature])
-            inputs.append(FeatureInput(**base, kind="dense", mean=mean, std=std))
+            inputs.append(describe(kind="dense", mean=mean, std=std))
         elif ref.dtype.startswith(("int", "uint", "string", "bool")):
             vocabularies[ref.feature] = fit_vocabulary(table[ref.feature], min_count)
             size = len(vocabularies[ref.feature]) + 1
             file = f"vocabularies/{ref.feature}.parquet"
-            inputs.append(FeatureInput(**base, kind="categorical", vocabulary=file, vocabulary_size=size))
+            inputs.append(describe(kind="categorical", vocabulary=file, vocabulary_size=size))
         else:
             raise ConfigError(
                 f"feature {ref.ref} is {ref.dtype}; models read integers, strings, booleans and floats",

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from batchrec.errors import ConfigError, SchemaError
 from batchrec.features.encode import positions_of
 from batchrec.features.inputs import encode_inputs, fit_inputs
+from batchrec.models.bundle_format import RESERVED_INPUTS
 from batchrec.models.events import Events, ItemRows
 from batchrec.schema import EVENT_TIMESTAMP, ITEM_ID, TIMESTAMP_TYPE, USER_ID, id_type, is_id_type
 
@@ -75,7 +76,9 @@ def load_training_set(
 ) -> TrainingSet:
     """Read interactions and join the features that were known at each one's time.
 
-    User features are those of the moment before an interaction, since features may count the interaction itself.
+    Features are those of the microsecond before an interaction, since features may count the interaction itself.
+    Only a user's first interaction with an item stands in the set. The catalogue's own versions of item features are
+    those at the time of the last interaction.
 
     Parameters
     ----------
@@ -93,19 +96,21 @@ def load_training_set(
     SchemaError
         If a table cannot be used.
     ConfigError
-        If a feature cannot be a model input, or a user and an item feature share one name.
+        If a feature cannot be a model input, or two inputs of a model would share one name.
+    FeatureError
+        If the store cannot answer.
     """
     _refuse_shared_names(user_refs, item_refs)
     log = read_interactions(interactions)
     item_ids = _catalogue(log[ITEM_ID], items)
+    last = pa.scalar(pc.max(log[EVENT_TIMESTAMP]).as_py(), TIMESTAMP_TYPE)
     log = first_interactions(log)
     times = log[EVENT_TIMESTAMP].combine_chunks()
     before = pc.cast(pc.subtract(pc.cast(times, pa.int64()), 1), TIMESTAMP_TYPE)
-    user_table = store.point_in_time(log[USER_ID].combine_chunks(), before, user_refs)
-    last = pa.scalar(pc.max(times).as_py(), TIMESTAMP_TYPE)
+    user_table = _joined(store, log[USER_ID].combine_chunks(), before, user_refs)
     asked_ids = pa.concat_arrays([log[ITEM_ID].combine_chunks(), item_ids])
-    asked_times = pa.concat_arrays([times, pa.repeat(last, len(item_ids))])
-    item_table = store.point_in_time(asked_ids, asked_times, item_refs)
+    asked_times = pa.concat_arrays([before, pa.repeat(last, len(item_ids))])
+    item_table = _joined(store, asked_ids, asked_times, item_refs)
     user_inputs, vocabularies = fit_inputs(user_table, user_refs, MIN_COUNT)
     item_inputs, item_vocabularies = fit_inputs(item_table, item_refs, 1)
     vocabularies |= item_vocabularies
@@ -138,6 +143,8 @@ def load_training_set(
 def read_interactions(path: Path) -> pa.Table:
     """Read an interaction log: ids in the one type they are carried in, times in UTC, rows with nulls left out.
 
+    Times without a zone are taken as UTC; what is finer than a microsecond is cut off.
+
     Raises
     ------
     SchemaError
@@ -154,8 +161,14 @@ def read_interactions(path: Path) -> pa.Table:
     table = table.drop_null()
     if not len(table):
         raise SchemaError(f"{path} holds no interaction", "name a log with at least one complete row")
-    types = [id_type(table.schema.field(USER_ID).type), id_type(table.schema.field(ITEM_ID).type), TIMESTAMP_TYPE]
-    return table.cast(pa.schema(list(zip(columns, types, strict=True))))
+    return pa.table(
+        {
+            USER_ID: _ids(path, USER_ID, table[USER_ID]),
+            ITEM_ID: _ids(path, ITEM_ID, table[ITEM_ID]),
+            # Unsafe only in that it cuts off what is finer than a microsecond.
+            EVENT_TIMESTAMP: table[EVENT_TIMESTAMP].cast(TIMESTAMP_TYPE, safe=False),
+        }
+    )
 
 
 def first_interactions(log: pa.Table) -> pa.Table:
@@ -171,7 +184,7 @@ def distinct_versions(
     times: np.ndarray[tuple[int], np.dtype[np.int64]],
     features: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]],
 ) -> tuple[ItemRows, np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Number the distinct (item, features) combinations among n observations.
+    """Find the distinct combinations of item and features among n observations.
 
     Returns
     -------
@@ -204,8 +217,22 @@ def _catalogue(interacted: pa.ChunkedArray, items: Path | None) -> pa.Array:
                 f"column {ITEM_ID!r} of {items} is {listed.type}, that of the interactions is {ids.type}",
                 "cast one of them",
             )
-        ids = pc.unique(pa.concat_arrays([ids, *listed.cast(ids.type).chunks]))
+        ids = pc.unique(pa.concat_arrays([ids, *_ids(items, ITEM_ID, listed).chunks]))
     return ids.take(pc.sort_indices(ids))
+
+
+def _joined(store: FeatureStore, ids: pa.Array, times: pa.Array, refs: Sequence[FeatureRef]) -> pa.Table:
+    """Return a column for each feature; none where the models read no features of this kind."""
+    return store.point_in_time(ids, times, refs) if refs else pa.table({})
+
+
+def _ids(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return column.cast(id_type(column.type))
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"column {name!r} of {path} holds ids beyond int64 ({error})", "store such ids as strings"
+        ) from error
 
 
 def _read_columns(path: Path, columns: list[str]) -> pa.Table:
@@ -223,10 +250,15 @@ def _read_columns(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _refuse_shared_names(user_refs: Sequence[FeatureRef], item_refs: Sequence[FeatureRef]) -> None:
-    shared = {ref.feature for ref in user_refs} & {ref.feature for ref in item_refs}
-    if shared:
-        name = min(shared)
+    users, items = ({ref.feature for ref in refs} for refs in (user_refs, item_refs))
+    if users & items:
         raise ConfigError(
-            f"a user view and an item view both have a feature {name!r}; it would be one model input",
+            f"a user view and an item view both have a feature {min(users & items)!r}; it would be one model input",
             "rename one of them in its view",
+        )
+    taken = (users | items) & RESERVED_INPUTS
+    if taken:
+        raise ConfigError(
+            f"feature {min(taken)!r} has the name of a model input that is no feature",
+            "rename it in its view",
         )

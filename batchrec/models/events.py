@@ -82,14 +82,20 @@ class Events:
         return np.arange(len(self)) - np.repeat(starts, lengths), np.repeat(lengths, lengths)
 
 
-def tail(events: Events, share: float) -> npt.NDArray[np.bool_]:
-    """Mark the last ``share`` of every user's events, (E,) bool.
+def after_pause(events: Events, share: float) -> npt.NDArray[np.bool_]:
+    """Mark the end of every user's events, from the longest pause among the last ``share`` of them on, (E,) bool.
 
-    Each user keeps at least one event outside the tail; a tail of less than half an event is none.
+    Lists are made between visits, not in the middle of one: what comes right after a click is another question than
+    what comes on the next days. A user with a single event has no end; of equal pauses the last counts.
     """
     rank, length = events.ranks()
-    kept = np.maximum(length - np.rint(length * share).astype(np.int64), 1)
-    return np.asarray(rank >= kept)
+    pause = np.diff(events.time, prepend=events.time[:1])
+    late = (rank > 0) & (rank >= length - np.maximum(np.rint(length * share), 1))
+    order = np.lexsort((rank, np.where(late, pause, -1), events.user))
+    # The last of each user in this order has the longest pause; it is rank 0 where no event is late.
+    cut = order[np.append(events.starts()[1:], len(events)) - 1] if len(events) else order
+    begin = np.where(rank[cut] > 0, rank[cut], length[cut])
+    return np.asarray(rank >= np.repeat(begin, length[cut]))
 
 
 def histories(events: Events, ends: IntArray, length: int) -> IntArray:

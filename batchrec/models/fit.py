@@ -23,8 +23,9 @@ class Schedule:
         Most epochs.
     patience
         Epochs without a better figure after which to stop.
-    learning_rate, weight_decay
-        Of AdamW (Loshchilov & Hutter 2019).
+    learning_rate
+        Of AdamW (Loshchilov & Hutter 2019) at the first step; falls to nothing over all epochs, as a cosine does
+        (Loshchilov & Hutter 2017).
     seconds
         Wall-clock seconds after which no further epoch is begun.
     """
@@ -32,15 +33,15 @@ class Schedule:
     epochs: int
     patience: int
     learning_rate: float
-    weight_decay: float
     seconds: float
 
 
-def compile_for_lists(model: keras.Model, schedule: Schedule) -> None:
-    """Give a model that puts out logits over alternatives its loss and optimiser."""
+def prepare(model: keras.Model, loss: keras.losses.Loss, schedule: Schedule, batches: keras.utils.PyDataset) -> None:
+    """Give a model its loss and its optimiser."""
+    rate = keras.optimizers.schedules.CosineDecay(schedule.learning_rate, schedule.epochs * len(batches))
     model.compile(
-        optimizer=keras.optimizers.AdamW(schedule.learning_rate, weight_decay=schedule.weight_decay, clipnorm=5.0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=0.004, clipnorm=5.0),
+        loss=loss,
         # TensorFlow runs these models four times as fast without XLA on a CPU (docs/decisions/002-towers.md).
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
@@ -54,13 +55,13 @@ def fit(
     reporter: Reporter,
     *,
     begin: float = float("-inf"),
-) -> int:
+) -> float:
     """Train until the figure stops growing, and leave the model with its best weights.
 
     Parameters
     ----------
     model
-        Compiled and built.
+        Built, and prepared by :func:`prepare`.
     batches
         Training batches.
     schedule
@@ -74,8 +75,8 @@ def fit(
 
     Returns
     -------
-    int
-        Number of epochs after which the model was best; 0 where no epoch was better than the beginning.
+    float
+        The figure of the weights that it is left with.
     """
     best, best_epoch, weights = begin, 0, model.get_weights()
     for epoch in range(1, schedule.epochs + 1):
@@ -88,7 +89,7 @@ def fit(
         if epoch - best_epoch >= schedule.patience or reporter.seconds > schedule.seconds:
             break
     model.set_weights(weights)
-    return best_epoch
+    return best
 
 
 class _Tick(keras.callbacks.Callback):

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchrec.models.events import after_pause
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batchrec.models.events import Events, IntArray
 
-MOST_USERS = 4096
+MOST_USERS = 3000
+"""Most users of whom something is held out; of the others, everything trains."""
+
 PLACES = 10
 
 SCORES_AT_ONCE = 1 << 26
@@ -36,13 +40,10 @@ class HeldOut:
     seen: IntArray
 
     @classmethod
-    def of(cls, events: Events, held: npt.NDArray[np.bool_], seed: int) -> HeldOut:
-        """Choose users with held-out events and a history before them; at most :data:`MOST_USERS`, at random."""
+    def of(cls, events: Events, held: npt.NDArray[np.bool_]) -> HeldOut:
+        """Take the users with held-out events and a history before them."""
         rank, _ = events.ranks()
-        kept_before = np.concatenate([[False], ~held[:-1]]) & (rank > 0)
-        moments = np.flatnonzero(held & kept_before)
-        if len(moments) > MOST_USERS:
-            moments = np.sort(np.random.default_rng(seed).choice(moments, MOST_USERS, replace=False))
+        moments = np.flatnonzero(held & np.concatenate([[False], ~held[:-1]]) & (rank > 0))
         row = np.full(int(events.user.max(initial=0)) + 1, -1)
         row[events.user[moments]] = np.arange(len(moments))
         pairs = np.stack([row[events.user], events.item], axis=1)
@@ -58,6 +59,14 @@ class HeldOut:
         gain = 1 / np.log2(np.arange(2, PLACES + 2))
         ideal = np.cumsum(gain)[np.minimum(np.bincount(self.wanted[:, 0], minlength=len(lists)), PLACES) - 1]
         return float(((hit * gain[: top.shape[1]]).sum(axis=1) / ideal).mean())
+
+
+def hold_out(events: Events, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Mark what is held out, (E,) bool: the end, up to ``share``, of the events of half the users, drawn at random."""
+    starts = events.starts()
+    users = np.random.default_rng(seed).permutation(len(starts))[: min(MOST_USERS, (len(starts) + 1) // 2)]
+    chosen = np.isin(events.user, events.user[starts[users]])
+    return np.asarray(after_pause(events, share) & chosen)
 
 
 def best_items(

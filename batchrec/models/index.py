@@ -27,62 +27,79 @@ if TYPE_CHECKING:
 FLAT_UP_TO = 20_000
 """Catalogue size up to which exact search is used: below it an IVF saves less time than its own overhead costs."""
 
-SEARCH_BATCH = 1024
-"""Queries a call of Faiss. Fixed, because Faiss picks other kernels for small batches, whose last bits differ."""
-
 KMEANS_SEED = 1234
+
+VECTORS_A_LIST = 39
+"""Fewest training vectors a centroid that Faiss asks for."""
+
+STAND_INS = 1000
+"""Item embeddings that stand in for queries where there are none."""
+
+_REMEDY = "build it again with `batchrec index`"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """An index with the number of lists to probe, and the recall this gave on sample queries."""
+    """An index with the number of lists to probe, and what this was measured to find.
+
+    Parameters
+    ----------
+    index
+        The Faiss index.
+    kind
+        ``Flat``, or ``IVF512,Flat`` with 512 lists, as Faiss's index factory writes it.
+    nprobe
+        Lists to probe for the top ``recall_at``.
+    recall
+        Share of the exact top ``recall_at`` found so, on average.
+    recall_at
+        Depth of the measurement; at most the size of the catalogue.
+    queries
+        Real queries measured on; 0 where there were none and item embeddings stood in.
+    """
 
     index: Any
     kind: str
     nprobe: int
     recall: float
+    recall_at: int
     queries: int
 
 
-def build_index(embeddings: Floats, queries: Floats, recall_at: int, target: float, flat_up_to: int) -> Tuned:
+def build_index(
+    embeddings: Floats, queries: Floats, recall_at: int, target: float, flat_up_to: int = FLAT_UP_TO
+) -> Tuned:
     """Build an index over (N, d) embeddings and tune it on (m, d) queries.
 
     ``nprobe`` is doubled from 1 until, on average over the queries, at least ``target`` of the exact top ``recall_at``
-    is found; at worst every list is probed, which is exact. Without sample queries the embeddings of items stand in.
+    is found; at worst every list is probed, which is exact. Without queries, embeddings of items stand in. The same
+    embeddings give the same index on one kind of processor, with any number of threads.
     """
-    import faiss
-
-    n_items, dimension = embeddings.shape
-    flat = faiss.IndexFlatIP(dimension)
-    flat.add(embeddings)
-    if n_items <= flat_up_to:
-        return Tuned(flat, "Flat", 1, 1.0, len(queries))
-    if len(queries) == 0:
-        queries = embeddings[np.random.default_rng(KMEANS_SEED).choice(n_items, min(n_items, 1000), replace=False)]
-    lists = int(2 ** np.round(np.log2(4 * np.sqrt(n_items))))
-    ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    ivf.own_fields = True
-    ivf.quantizer.this.disown()
-    ivf.cp.seed = KMEANS_SEED
-    ivf.train(embeddings)
-    ivf.add(embeddings)
-    depth = min(recall_at, n_items)
-    _, exact = flat.search(queries, depth)
-    nprobe, recall = 1, 0.0
-    while True:
-        ivf.nprobe = nprobe
-        _, found = ivf.search(queries, depth)
-        recall = recall_of(found, exact)
-        if recall >= target or nprobe == lists:
-            return Tuned(ivf, f"IVF{lists},Flat", nprobe, recall, len(queries))
-        nprobe = min(2 * nprobe, lists)
+    _multiply_one_by_one()
+    depth = min(recall_at, len(embeddings))
+    flat = _flat(embeddings)
+    if len(embeddings) <= flat_up_to:
+        return Tuned(flat, "Flat", 1, 1.0, depth, len(queries))
+    ivf = _inverted_file(embeddings)
+    asked = queries if len(queries) else _stand_ins(embeddings)
+    _, exact = flat.search(asked, depth)
+    nprobe = 1
+    while (recall := recall_of(_probe(ivf, asked, depth, nprobe)[1], exact)) < target and nprobe < ivf.nlist:
+        nprobe = min(2 * nprobe, ivf.nlist)
+    return Tuned(ivf, f"IVF{ivf.nlist},Flat", nprobe, recall, depth, len(queries))
 
 
 def recall_of(found: Positions, exact: Positions) -> float:
-    """Share of the exact positions (m, k) that were found (m, k), averaged over rows."""
+    """Share of the exact positions (m, k) that were found (m, k), averaged over rows; 1 where there are none.
+
+    Rows hold distinct positions; -1 in ``found`` stands for nothing found.
+    """
+    if exact.size == 0:
+        return 1.0
     rows = np.arange(len(exact))[:, None]
-    span = int(exact.max(initial=0)) + 1
-    hits = np.isin(np.where(found >= 0, found, span) + rows * (span + 1), exact + rows * (span + 1))
+    span = int(exact.max()) + 1
+    known = np.where((found >= 0) & (found < span), found, span)
+    hits = np.isin(known + rows * (span + 1), exact + rows * (span + 1))
     return float(hits.sum() / exact.size)
 
 
@@ -94,16 +111,26 @@ def write_index(index: Any, path: Path) -> None:
 
 
 class ItemIndex:
-    """An index as retrieval uses it: fixed batches, best first, every row as deep as the catalogue allows.
+    """An index as retrieval uses it: every row best first, and as deep as the catalogue allows.
+
+    A row of the result depends on its query and the depth alone, to the last bit: not on the other queries, nor on the
+    number of threads. Searches may run in several threads at once.
 
     Parameters
     ----------
     index
-        A Faiss index with inner product over the catalogue's positions.
+        A flat or IVF Faiss index with inner product, over the catalogue's positions.
+    nprobe
+        Lists of an IVF to probe for the top ``recall_at``; for more, in proportion more lists are probed.
+    recall_at
+        Depth that ``nprobe`` was tuned for.
     """
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, nprobe: int = 1, recall_at: int = 1) -> None:
+        _multiply_one_by_one()
         self._index = index
+        self._lists = getattr(index, "nlist", 0)
+        self._nprobe, self._recall_at = nprobe, recall_at
 
     @classmethod
     def read(cls, path: Path, described: IndexFormat, catalogue_size: int, dimension: int) -> ItemIndex:
@@ -112,25 +139,27 @@ class ItemIndex:
         Raises
         ------
         ArtifactError
-            If Faiss cannot read it, or its size, dimension or metric is another.
+            If Faiss cannot read it, or its kind, size, dimension, metric or positions are others.
         """
         import faiss
 
         try:
             index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise ArtifactError(f"{path} cannot be read by Faiss ({error})", "build it again with `batchrec index`") from error
+        except (RuntimeError, MemoryError) as error:
+            raise ArtifactError(f"{path} cannot be read by Faiss ({_last_line(error)})", _REMEDY) from error
+        if not isinstance(index, faiss.IndexFlat | faiss.IndexIVF):
+            raise ArtifactError(f"{path} is a Faiss {type(index).__name__}, expected a flat or an IVF index", _REMEDY)
         if (index.ntotal, index.d) != (catalogue_size, dimension):
             raise ArtifactError(
                 f"{path} holds {index.ntotal} vectors of dimension {index.d}, "
                 f"the bundle's catalogue is {catalogue_size} items of dimension {dimension}",
-                "build it again with `batchrec index`",
+                _REMEDY,
             )
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ArtifactError(f"{path} does not use the inner product", "build it again with `batchrec index`")
-        if hasattr(index, "nprobe"):
-            index.nprobe = described.nprobe
-        return cls(index)
+            raise ArtifactError(f"{path} does not use the inner product", _REMEDY)
+        if isinstance(index, faiss.IndexIVF) and not _lists_positions(index):
+            raise ArtifactError(f"{path} does not hold each item position from 0 to {catalogue_size - 1} once", _REMEDY)
+        return cls(index, described.nprobe, described.recall_at)
 
     def __call__(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """Find the best items of each query.
@@ -149,31 +178,83 @@ class ItemIndex:
         positions
             (m, depth) int64, -1 where there is no further item.
         """
-        depth_found = min(depth, self._index.ntotal)
-        scores, positions = self._search(queries, depth_found)
-        dry = np.flatnonzero((positions < 0).any(axis=1))
-        if len(dry):
-            scores[dry], positions[dry] = self._search_all_lists(queries[dry], depth_found)
-        missing = ((0, 0), (0, depth - depth_found))
+        reach = min(depth, self._index.ntotal)
+        if len(queries) == 0 or reach == 0:
+            return np.full((len(queries), depth), -np.inf, np.float32), np.full((len(queries), depth), -1, np.int64)
+        queries = np.ascontiguousarray(queries, np.float32)
+        scores, positions = self._search_lists(queries, reach) if self._lists else self._index.search(queries, reach)
+        missing = ((0, 0), (0, depth - reach))
         return (
-            np.pad(np.where(positions >= 0, scores, -np.inf), missing, constant_values=-np.inf).astype(np.float32),
+            np.pad(np.where(positions >= 0, scores, np.float32(-np.inf)), missing, constant_values=-np.inf),
             np.pad(positions, missing, constant_values=-1),
         )
 
-    def _search(self, queries: Floats, depth: int, **options: Any) -> tuple[Floats, Positions]:
-        scores = np.empty((len(queries), depth), np.float32)
-        positions = np.empty((len(queries), depth), np.int64)
-        for start in range(0, len(queries), SEARCH_BATCH):
-            block = np.zeros((SEARCH_BATCH, queries.shape[1]), np.float32)
-            here = queries[start : start + SEARCH_BATCH]
-            block[: len(here)] = here
-            found_scores, found = self._index.search(block, depth, **options)
-            scores[start : start + len(here)] = found_scores[: len(here)]
-            positions[start : start + len(here)] = found[: len(here)]
+    def _search_lists(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
+        """Search an IVF; queries whose lists held fewer than ``depth`` items go on with twice as many lists."""
+        nprobe = min(self._lists, self._nprobe * -(-depth // self._recall_at))
+        scores, positions = _probe(self._index, queries, depth, nprobe)
+        while nprobe < self._lists and len(dry := np.flatnonzero(positions[:, -1] < 0)):
+            nprobe = min(2 * nprobe, self._lists)
+            scores[dry], positions[dry] = _probe(self._index, queries[dry], depth, nprobe)
         return scores, positions
 
-    def _search_all_lists(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """Search again the queries whose probed lists held fewer than ``depth`` items; only an IVF has such."""
-        import faiss
 
-        return self._search(queries, depth, params=faiss.SearchParametersIVF(nprobe=self._index.nlist))
+def _multiply_one_by_one() -> None:
+    """Keep Faiss, in this process, from multiplying by BLAS, as it would from 20 queries on.
+
+    BLAS gives other last bits at another place of the batch and with another number of threads. One product at a time
+    is about as fast.
+    """
+    import faiss
+
+    faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max
+
+
+def _flat(embeddings: Floats) -> Any:
+    import faiss
+
+    flat = faiss.IndexFlatIP(embeddings.shape[1])
+    flat.add(embeddings)
+    return flat
+
+
+def _inverted_file(embeddings: Floats) -> Any:
+    import faiss
+
+    n_items, dimension = embeddings.shape
+    lists = min(int(2 ** np.round(np.log2(4 * np.sqrt(n_items)))), max(1, n_items // VECTORS_A_LIST))
+    ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
+    ivf.cp.seed = KMEANS_SEED
+    ivf.cp.min_points_per_centroid = 1  # tiny catalogues have one list: nothing to warn of
+    ivf.train(embeddings)
+    ivf.add(embeddings)
+    return ivf
+
+
+def _stand_ins(embeddings: Floats) -> Floats:
+    chosen = np.random.default_rng(KMEANS_SEED).choice(len(embeddings), min(len(embeddings), STAND_INS), replace=False)
+    return embeddings[chosen]
+
+
+def _probe(ivf: Any, queries: Floats, depth: int, nprobe: int) -> tuple[Floats, Positions]:
+    import faiss
+
+    parameters = faiss.SearchParametersIVF()  # not `ivf.nprobe`, which all threads would share
+    parameters.nprobe = nprobe
+    found: tuple[Floats, Positions] = ivf.search(queries, depth, params=parameters)
+    return found
+
+
+def _lists_positions(ivf: Any) -> bool:
+    """Tell whether the lists, held in memory, name each position once: foreign ids would be read as positions."""
+    import faiss
+
+    if not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.ArrayInvertedLists):
+        return False
+    sizes = [ivf.invlists.list_size(number) for number in range(ivf.nlist)]
+    ids = [faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size]
+    return sum(sizes) == ivf.ntotal and np.array_equal(np.sort(np.concatenate(ids)), np.arange(ivf.ntotal))
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -1,33 +1,44 @@
-"""Training of the ranker: each positive against items that retrieval would have offered and items drawn at random."""
+"""Training of the ranker: what users took next, against what else retrieval would have offered and random items."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from batchrec.models.events import Columns
 from batchrec.models.ranker import ITEM_CODE, ITEM_EMBEDDING, QUERY_EMBEDDING
-from batchrec.models.towers import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from batchrec.models.events import Columns
+    from batchrec.models.towers import Tensor
 
 IntArray = npt.NDArray[np.int64]
 
 
+MOST_POSITIVES = 8
+"""Most positives of a list; of more, a random few."""
+
+RANDOM_SHARE = 0.25
+"""Share of a list that is drawn from the whole catalogue."""
+
+
 @dataclass(frozen=True)
 class Impressions:
-    """What the ranker learns from: moments at which a user took one item, and what else was on offer.
+    """What the ranker learns from: moments at which retrieval offered items, and which of them the user then took.
 
     Parameters
     ----------
-    positive
-        (n,) int64: position of the item taken.
     offered
-        (n, K) int64: what retrieval returns at that moment, without items the user ever took; -1 where none.
+        (n, K) int64: what retrieval returns at that moment; -1 where there is nothing to learn from.
+    taken
+        (n, K) bool: which of the offered items the user took soon after; at least one a row to learn from.
     queries
         (n, d) float32: query embeddings at that moment.
     user_features
@@ -36,14 +47,19 @@ class Impressions:
         (n,) int64: the moment, microseconds since 1970.
     """
 
-    positive: IntArray
     offered: IntArray
+    taken: npt.NDArray[np.bool_]
     queries: npt.NDArray[np.float32]
     user_features: Columns
     time: IntArray
 
     def __len__(self) -> int:
-        return len(self.positive)
+        return len(self.offered)
+
+    def take(self, rows: npt.NDArray[np.generic]) -> Impressions:
+        """Return the impressions at ``rows`` (indices or mask)."""
+        features = {name: column[rows] for name, column in self.user_features.items()}
+        return Impressions(self.offered[rows], self.taken[rows], self.queries[rows], features, self.time[rows])
 
 
 class ItemTable:
@@ -91,7 +107,7 @@ class ItemTable:
 
 
 class ListwiseRanker(keras.Model):
-    """The ranker while it trains: one list of C pairs a row, the positive first."""
+    """The ranker while it trains: one list of C pairs a row."""
 
     def __init__(self, ranker: keras.Model, length: int) -> None:
         super().__init__(name="listwise")
@@ -102,15 +118,27 @@ class ListwiseRanker(keras.Model):
         return ops.reshape(self.ranker(inputs, training=training), (-1, self.length))
 
 
-class PairBatches(keras.utils.PyDataset):
-    """Batches of impressions, each unrolled into its positive, hard negatives and random negatives.
+class ListBatches(keras.utils.PyDataset):
+    """Batches of lists, one an impression: positives, what else was offered, and random items, drawn anew every epoch.
 
-    Half of the negatives are drawn from what was on offer, half from the catalogue; both afresh in every epoch.
+    Parameters
+    ----------
+    impressions, items
+        What to learn from.
+    inputs
+        Names of the inputs that the ranker reads.
+    batch, length
+        B lists a batch, C pairs a list.
+    seed
+        Fixes order and draws.
     """
 
-    def __init__(self, impressions: Impressions, items: ItemTable, batch: int, length: int, seed: int) -> None:
+    def __init__(
+        self, impressions: Impressions, items: ItemTable, inputs: Collection[str], batch: int, length: int, seed: int
+    ) -> None:
         super().__init__()
-        self.impressions, self.items, self.batch, self.length = impressions, items, batch, length
+        self.impressions, self.items, self.inputs = impressions, items, inputs
+        self.batch, self.length = batch, length
         self.random = np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -119,27 +147,41 @@ class PairBatches(keras.utils.PyDataset):
         self.order = self.random.permutation(len(self.impressions))
 
     def __len__(self) -> int:
-        return -(-len(self.impressions) // self.batch)
+        return math.ceil(len(self.impressions) / self.batch)
 
-    def __getitem__(self, index: int) -> tuple[dict[str, Any], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Return inputs of (batch·C,) pairs, the positive's place in each list (always 0), and each list's weight."""
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return inputs of (B·C,) pairs, the share (B, C) of the positives that each is, and each list's weight."""
         chosen = self.order[index * self.batch : (index + 1) * self.batch]
         weight = np.zeros(self.batch, np.float32)
         weight[: len(chosen)] = 1
         chosen = np.resize(chosen, self.batch)
-        positions = self._lists(chosen)
-        row = np.repeat(chosen, self.length)
-        inputs: dict[str, Any] = {name: column[row] for name, column in self.impressions.user_features.items()}
-        inputs[QUERY_EMBEDDING] = self.impressions.queries[row]
-        inputs |= self.items.pairs(positions.ravel(), self.impressions.time[row])
-        return inputs, np.zeros(self.batch, np.int32), weight
+        positions, taken = self._lists(chosen)
+        pairs = pair_inputs(self.impressions, self.items, chosen, positions)
+        share = taken / taken.sum(axis=1, keepdims=True)
+        return {name: pairs[name] for name in self.inputs}, share.astype(np.float32), weight
 
-    def _lists(self, chosen: IntArray) -> IntArray:
-        """Item positions (batch, C): the positive, then negatives."""
-        hard = (self.length - 1) // 2
-        offered = self.impressions.offered[chosen]
-        column = self.random.integers(0, offered.shape[1], (self.batch, hard))
-        negatives = np.take_along_axis(offered, column, axis=1)
-        drawn = self.random.integers(0, len(self.items.embeddings), (self.batch, self.length - 1))
-        drawn[:, :hard] = np.where(negatives >= 0, negatives, drawn[:, :hard])
-        return np.concatenate([self.impressions.positive[chosen][:, None], drawn], axis=1)
+    def _lists(self, chosen: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        """Item positions (B, C) and which of them are positive."""
+        hard = self.length - int(self.length * RANDOM_SHARE)
+        offered, taken = self.impressions.offered[chosen], self.impressions.taken[chosen]
+        key = self.random.random(offered.shape)
+        place = np.argsort(np.argsort(np.where(taken, key, 2), axis=1), axis=1)
+        # Positives first, then what was offered in random order, then what there is nothing to learn from.
+        key = np.where(taken, np.where(place < MOST_POSITIVES, key - 1, 2), np.where(offered < 0, 2, key))
+        column = np.argsort(key, axis=1, kind="stable")[:, :hard]
+        usable = np.take_along_axis(key, column, axis=1) < 2
+        positions = self.random.integers(0, len(self.items.embeddings), (len(chosen), self.length))
+        width = column.shape[1]
+        positions[:, :width] = np.where(usable, np.take_along_axis(offered, column, axis=1), positions[:, :width])
+        positive = np.zeros(positions.shape, bool)
+        positive[:, :width] = usable & np.take_along_axis(taken, column, axis=1)
+        return positions, positive
+
+
+def pair_inputs(
+    impressions: Impressions, items: ItemTable, rows: IntArray, positions: IntArray
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return all inputs of the pairs of impressions ``rows`` (m,) with items (m, C), (m·C, …) each, row by row."""
+    row = np.repeat(rows, positions.shape[1])
+    inputs = {name: column[row] for name, column in impressions.user_features.items()}
+    return inputs | {QUERY_EMBEDDING: impressions.queries[row]} | items.pairs(positions.ravel(), impressions.time[row])

@@ -5,26 +5,36 @@ A fixed shape means one compiled program and, on one device, the same bits for a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from batchrec.errors import ArtifactError
+from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 BatchFunction = Callable[[Arrays], npt.NDArray[np.float32]]
 """Named inputs of one fixed batch size, (B, …) each, to the model's one output (B, …)."""
 
+Run = Callable[[Arrays], Any]
+"""A model as its library runs it."""
+
 QUERY_BATCH = 1024
-HISTORY = "history"
+HISTORY = bundle_format.HISTORY
 
 
 def load_model(path: Path, inputs: set[str]) -> BatchFunction:
     """Load a ``.keras`` file (in safe mode) or a TensorFlow SavedModel folder.
+
+    The function returned may be called from several threads; it runs one call at a time. Keras keeps a model's state
+    beside its compiled function while a call lasts, and a single call uses every core already.
 
     Parameters
     ----------
@@ -36,15 +46,29 @@ def load_model(path: Path, inputs: set[str]) -> BatchFunction:
     Raises
     ------
     ArtifactError
-        If the model cannot be loaded, or wants other inputs.
+        If the model cannot be loaded, wants other inputs, or has not exactly one output. Calling the function raises
+        it too, where the model refuses the shape or type of its inputs.
     """
-    function, wanted = _load_saved_model(path) if path.is_dir() else _load_keras(path)
+    run, wanted = _load_saved_model(path) if path.is_dir() else _load_keras(path)
     if wanted != inputs:
         raise ArtifactError(
-            f"model {path} reads {_listed(wanted - inputs) or 'nothing'} that bundle.json does not give, "
-            f"and bundle.json gives {_listed(inputs - wanted) or 'nothing'} that it does not read",
-            "make the input names in bundle.json those of the model",
+            f"model {path} and bundle.json name different inputs: "
+            f"{_listed(wanted - inputs)} stand in the model alone, {_listed(inputs - wanted)} in bundle.json alone",
+            "give the inputs in bundle.json the names that they have in the model",
         )
+    lock = threading.Lock()
+
+    def function(arrays: Arrays) -> npt.NDArray[np.float32]:
+        try:
+            with lock:
+                return np.asarray(run(arrays))
+        except (TypeError, ValueError, LookupError) as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
+            raise ArtifactError(
+                f"model {path} cannot be run on {shapes} ({_first_line(error)})",
+                "describe its inputs in bundle.json as they were when it was trained",
+            ) from error
+
     return function
 
 
@@ -106,25 +130,36 @@ def as_pair_scorer(function: BatchFunction) -> BatchFunction:
     return score
 
 
-def _load_keras(path: Path) -> tuple[BatchFunction, set[str]]:
+def _load_keras(path: Path) -> tuple[Run, set[str]]:
+    # Keras heeds safe mode for its own format alone; the HDF5 files of older versions may hold code.
+    if path.suffix != ".keras":
+        raise ArtifactError(
+            f"{path} is neither a .keras file nor the folder of a SavedModel",
+            "save the model with `model.save('model.keras')` or `model.export(folder)`",
+        )
     keras = import_keras()
-
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its layers raise
         raise ArtifactError(
             f"{path} cannot be loaded by Keras in safe mode ({type(error).__name__}: {_first_line(error)})",
-            "save the model with `model.save('….keras')`, of layers that need no code of their own",
+            "save the model with `model.save('model.keras')`, of layers that need no code of their own",
         ) from error
-    names = {tensor.name for tensor in model.inputs}
+    _refuse_outputs(path, len(model.outputs or ()))
 
-    def function(inputs: Arrays) -> npt.NDArray[np.float32]:
-        return np.asarray(model.predict_on_batch(dict(inputs)))
+    def run(arrays: Arrays) -> Any:
+        return model.predict_on_batch(dict(arrays))
 
-    return function, names
+    return run, _keras_inputs(model)
 
 
-def _load_saved_model(path: Path) -> tuple[BatchFunction, set[str]]:
+def _keras_inputs(model: Any) -> set[str]:
+    """Names by which a model finds its inputs in a dictionary: the dictionary's own keys where it was built on one."""
+    return set(model.input) if isinstance(model.input, dict) else {tensor.name for tensor in model.inputs}
+
+
+def _load_saved_model(path: Path) -> tuple[Run, set[str]]:
+    import_keras()  # without TensorFlow's start-up chatter
     import tensorflow as tf
 
     try:
@@ -134,22 +169,34 @@ def _load_saved_model(path: Path) -> tuple[BatchFunction, set[str]]:
         raise ArtifactError(
             f"{path} cannot be loaded as a TensorFlow SavedModel with a signature 'serving_default' "
             f"({type(error).__name__}: {_first_line(error)})",
-            "export it with `model.export(path)`",
+            "export it with `model.export(folder)`",
         ) from error
     specs: dict[str, Any] = signature.structured_input_signature[1]
+    _refuse_outputs(path, len(signature.structured_outputs))
 
-    def function(inputs: Arrays) -> npt.NDArray[np.float32]:
-        tensors = {name: tf.constant(inputs[name], dtype=spec.dtype) for name, spec in specs.items()}
-        # Called through the loaded object, which thereby lives as long as its variables are needed.
-        (output,) = loaded.signatures["serving_default"](**tensors).values()
-        return np.asarray(output.numpy())
+    def run(arrays: Arrays) -> Any:
+        tensors = {name: tf.constant(arrays[name], dtype=spec.dtype) for name, spec in specs.items()}
+        try:
+            # Called through the loaded object, which thereby lives as long as its variables are needed.
+            (output,) = loaded.signatures["serving_default"](**tensors).values()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(error.message) from error
+        return output.numpy()
 
-    return function, set(specs)
+    return run, set(specs)
+
+
+def _refuse_outputs(path: Path, outputs: int) -> None:
+    if outputs != 1:
+        raise ArtifactError(
+            f"model {path} has {outputs} outputs, expected one", "save it with its one wanted output alone"
+        )
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)[:200]
 
 
 def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names))
+    return ", ".join(sorted(names)) or "none"

@@ -36,7 +36,9 @@ class ServingTower:
     def __init__(self, towers: TwoTower, catalogue: Columns) -> None:
         self.towers, self.catalogue = towers, catalogue
         shape = towers.shape
-        self._table = keras.layers.Embedding(shape.n_items + 1, shape.dimension, name="item_embeddings", trainable=False)
+        self._table = keras.layers.Embedding(
+            shape.n_items + 1, shape.dimension, name="item_embeddings", trainable=False
+        )
         history = keras.Input((shape.history,), dtype="int32", name=HISTORY)
         user = {name: keras.Input((), dtype="int32", name=name) for name in shape.user_vocabularies}
         user |= {name: keras.Input((), name=name) for name in shape.user_dense}

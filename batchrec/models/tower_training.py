@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from batchrec.models.events import Events, IntArray, ItemRows
 from batchrec.models.towers import (
     Tensor,
     TowerShape,
@@ -17,6 +16,9 @@ from batchrec.models.towers import (
     history_encoder,
     query_head,
 )
+
+if TYPE_CHECKING:
+    from batchrec.models.events import Events, IntArray, ItemRows
 
 NEVER = -1e9
 """Logit of what cannot be drawn; finite, so that a row of nothing but these still has a gradient."""
@@ -136,7 +138,7 @@ class WindowBatches(keras.utils.PyDataset):
         return pool[1:], targets, history.reshape(previous.shape)
 
     def _pool_inputs(self, pool: IntArray, draws: int) -> dict[str, Any]:
-        """Inputs of the item tower for the pool, padded at both ends, and the log-chance that an item is in it."""
+        """Return the item tower's inputs for the pool, padded at both ends, and each item's log-chance to be in it."""
         around = (1, self.pool_size - len(pool) - 1)
         position = self.items.position[pool]
         log_chance = np.full(self.pool_size, -NEVER, np.float32)
@@ -176,4 +178,4 @@ def cut_windows(counts: IntArray, length: int, random: np.random.Generator) -> I
 def log_chance_of(share: npt.NDArray[np.float64], draws: int) -> npt.NDArray[np.float64]:
     """Log of the chance that an item with this share of all events is among ``draws`` of them, drawn independently."""
     chance = -np.expm1(draws * np.log1p(-np.minimum(share, 1 - 1e-9)))
-    return np.log(np.maximum(chance, 1e-12))
+    return np.asarray(np.log(np.maximum(chance, 1e-12)))

@@ -104,7 +104,9 @@ def history_encoder(shape: TowerShape) -> keras.Model:
         hidden = layers.Dense(2 * shape.dimension, activation="gelu", name=f"block{block}_feedforward")(normed)
         hidden = layers.Dropout(shape.dropout)(hidden)
         state = layers.Add()([state, layers.Dense(shape.dimension, name=f"block{block}_output")(hidden)])
-    return keras.Model({"items": items, "filled": filled}, layers.LayerNormalization(name="states")(state), name="history_encoder")
+    return keras.Model(
+        {"items": items, "filled": filled}, layers.LayerNormalization(name="states")(state), name="history_encoder"
+    )
 
 
 def query_head(shape: TowerShape, *, with_features: bool) -> keras.Model:

@@ -1,8 +1,7 @@
 """Training of all models of a bundle from one set of events.
 
-Every user's events are split in time order: the towers learn from the first part, the ranker from the second, with
-towers that have never seen it, and the last part decides when both stop. The towers then go on over all events, so
-that the newest items and moods are in their embeddings.
+The end of the events of some users decides when training stops; no model learns from it. The towers learn from all
+else, and so does the ranker, from moments drawn out of it (docs/decisions/003-ranker.md).
 """
 
 from __future__ import annotations
@@ -13,28 +12,29 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from batchrec.models.events import Events, ItemRows, tail
-from batchrec.models.fit import Schedule, compile_for_lists, fit
-from batchrec.models.held_out import HeldOut, best_items
+from batchrec.models.fit import Schedule, fit, prepare
+from batchrec.models.held_out import HeldOut, best_items, hold_out
+from batchrec.models.moments import impressions_at, replay
 from batchrec.models.ranker import RankerShape, build_ranker
-from batchrec.models.ranker_training import Impressions, ItemTable, ListwiseRanker, PairBatches
+from batchrec.models.ranker_training import Impressions, ItemTable, ListBatches, ListwiseRanker, pair_inputs
 from batchrec.models.reporting import Reporter
 from batchrec.models.serving import as_pair_scorer
 from batchrec.models.serving_tower import ServingTower
 from batchrec.models.tower_training import TwoTower, WindowBatches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
-    from batchrec.models.events import Columns, IntArray
+    from batchrec.models.events import Events, IntArray, ItemRows
     from batchrec.models.towers import TowerShape
 
-RANKER_SHARE = 0.1
-HELD_SHARE = 0.1
-"""Shares of every user's events that train the ranker and that decide when to stop."""
+HELD_SHARE = 0.3
+"""Largest share of a user's events that is held out to decide when to stop."""
 
-CANDIDATES = 100
-"""Items of retrieval among which the ranker learns to choose, as in a run."""
+USERS_AT_ONCE = 128
+"""Held-out users whose candidates the ranker scores at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +46,35 @@ class TrainingOptions:
     seed
         Fixes weights, batches, negatives and dropout.
     epochs
-        Most epochs of each model.
+        Most epochs of the towers; the ranker gets half as many. Learning rates fall to nothing over them.
     patience
         Epochs without a better figure after which a model's training stops.
     minutes
-        Wall-clock minutes for all training; about two thirds go to the towers.
-    learning_rate
-        Of both models.
+        Wall-clock minutes after which no further epoch begins; about two thirds are the towers'.
+    tower_learning_rate, ranker_learning_rate
+        At the first step.
     windows
         Windows of a user's history in one batch of tower training.
     lists
         Lists in one batch of ranker training.
     list_length
-        Pairs a list: one positive, the others negatives.
+        Pairs a list, positives and negatives.
+    moments
+        Most moments of the log from which the ranker learns.
     top
         Hidden units of the ranker's top MLP.
     """
 
     seed: int = 0
-    epochs: int = 40
-    patience: int = 4
+    epochs: int = 8
+    patience: int = 2
     minutes: float = 15.0
-    learning_rate: float = 1e-3
+    tower_learning_rate: float = 2e-3
+    ranker_learning_rate: float = 1e-3
     windows: int = 64
     lists: int = 128
     list_length: int = 32
+    moments: int = 30_000
     top: tuple[int, ...] = (128, 64, 32)
 
 
@@ -86,6 +90,8 @@ class Trained:
         (N, d) float32.
     query_sample
         (m, d) float32: queries of real users at the end of training.
+    ranker_features
+        Names of the features that the ranker reads; it does without those with too many values.
     figures
         Held-out figures by name.
     """
@@ -94,6 +100,7 @@ class Trained:
     ranker: keras.Model
     item_embeddings: npt.NDArray[np.float32]
     query_sample: npt.NDArray[np.float32]
+    ranker_features: frozenset[str]
     figures: dict[str, float]
 
 
@@ -121,172 +128,97 @@ def train_models(
         See :class:`TrainingOptions`.
     """
     keras.utils.set_random_seed(options.seed)
-    held = tail(events, HELD_SHARE)
+    held = hold_out(events, HELD_SHARE, options.seed)
     rest = events.take(~held)
-    later = tail(rest, RANKER_SHARE / (1 - HELD_SHARE))
+    target = HeldOut.of(events, held)
     catalogue = {name: column[catalogue_row] for name, column in items.features.items()}
     towers = TwoTower(shape)
     serving = ServingTower(towers, catalogue)
-    epochs, tower_figure = _fit_towers(towers, serving, rest, later, items, options)
+    _fit_towers(serving, WindowBatches(rest, items, shape, options.windows, options.seed), events, target, options)
     table = ItemTable(items.position, item_since, items.features, serving.item_embeddings)
-    ranker, figures = _fit_ranker(serving, table, events, held, rest, later, options)
-    _refit_towers(towers, serving, events, items, epochs, options)
+    offers = impressions_at(serving, events, target.moments, target.seen)
+    ranker_shape = RankerShape(
+        shape.n_items,
+        shape.user_vocabularies,
+        shape.item_vocabularies,
+        shape.user_dense,
+        shape.item_dense,
+        shape.dimension,
+        options.top,
+    ).without_rare(len(rest))
+    ranker = build_ranker(ranker_shape)
+    figure = _fit_ranker(ranker, replay(serving, rest, options.moments, options.seed), table, target, offers, options)
     return Trained(
         query_tower=serving.model,
         ranker=ranker,
         item_embeddings=serving.item_embeddings,
         query_sample=_query_sample(serving, events, options.seed),
-        figures={"tower_ndcg": tower_figure} | figures,
+        ranker_features=ranker_shape.features,
+        figures={"retrieval_ndcg": target.ndcg(offers.offered), "ranker_ndcg": figure},
     )
-
-
-def _schedule(options: TrainingOptions, share: float) -> Schedule:
-    return Schedule(options.epochs, options.patience, options.learning_rate, 0.004, 60 * options.minutes * share)
 
 
 def _fit_towers(
-    towers: TwoTower,
-    serving: ServingTower,
-    rest: Events,
-    later: npt.NDArray[np.bool_],
-    items: ItemRows,
-    options: TrainingOptions,
-) -> tuple[int, float]:
-    """Fit the towers on what came before ``later``, stopped by how well they foresee it."""
-    batches = WindowBatches(rest.take(~later), items, towers.shape, options.windows, options.seed)
-    target = HeldOut.of(rest, later, options.seed)
-    schedule = _schedule(options, 0.6)
-    compile_for_lists(towers, schedule)
-    best = [0.0]
+    serving: ServingTower, batches: WindowBatches, events: Events, target: HeldOut, options: TrainingOptions
+) -> None:
+    """Fit the towers, stopped by how well they retrieve what is held out."""
+    schedule = Schedule(options.epochs, options.patience, options.tower_learning_rate, 40 * options.minutes)
+    prepare(serving.towers, keras.losses.SparseCategoricalCrossentropy(from_logits=True), schedule, batches)
 
     def measure() -> float:
         serving.refresh()
-        queries = serving.embed_moments(rest, target.moments)
-        figure = target.ndcg(best_items(queries, serving.item_embeddings, target.seen, 10))
-        best[0] = max(best[0], figure)
-        return figure
+        queries = serving.embed_moments(events, target.moments)
+        return target.ndcg(best_items(queries, serving.item_embeddings, target.seen, 10))
 
-    epochs = fit(towers, batches, schedule, measure, Reporter("towers", "NDCG@10"))
+    fit(serving.towers, batches, schedule, measure, Reporter("towers", "NDCG@10"))
     serving.refresh()
-    return epochs, best[0]
 
 
 def _fit_ranker(
-    serving: ServingTower,
+    ranker: keras.Model,
+    impressions: Impressions,
     table: ItemTable,
-    events: Events,
-    held: npt.NDArray[np.bool_],
-    rest: Events,
-    later: npt.NDArray[np.bool_],
+    target: HeldOut,
+    offers: Impressions,
     options: TrainingOptions,
-) -> tuple[keras.Model, dict[str, float]]:
-    """Fit the ranker on ``later``, starting from retrieval's order, stopped by its lists for what is held out."""
-    shape = serving.towers.shape
-    ranker = build_ranker(
-        RankerShape(
-            shape.n_items,
-            shape.user_vocabularies,
-            shape.item_vocabularies,
-            shape.user_dense,
-            shape.item_dense,
-            shape.dimension,
-            options.top,
-        )
-    )
-    target = HeldOut.of(events, held, options.seed)
-    queries = serving.embed_moments(events, target.moments)
-    offered = best_items(queries, serving.item_embeddings, target.seen, CANDIDATES)
-    features = {name: column[target.moments] for name, column in events.user_features.items()}
-    order = _Reorder(ranker, table, queries, features, offered, events.time[target.moments])
-    model = ListwiseRanker(ranker, options.list_length)
-    schedule = _schedule(options, 0.3)
-    compile_for_lists(model, schedule)
-    impressions = impressions_of(serving, rest, later)
-    begin = target.ndcg(offered)
-    best = [begin]
+) -> float:
+    """Fit the ranker, from retrieval's order on, stopped by its order of what held-out users are offered.
 
-    def measure() -> float:
-        figure = target.ndcg(order())
-        best[0] = max(best[0], figure)
-        return figure
-
-    if len(impressions):
-        batches = PairBatches(impressions, table, options.lists, options.list_length, options.seed)
-        fit(model, batches, schedule, measure, Reporter("ranker", "NDCG@10"), begin=begin)
-    return ranker, {"retrieval_ndcg": begin, "ranker_ndcg": best[0]}
-
-
-def _refit_towers(
-    towers: TwoTower, serving: ServingTower, events: Events, items: ItemRows, epochs: int, options: TrainingOptions
-) -> None:
-    """Go on with the towers over all events, for as many steps as the parts left out so far make up."""
-    more = max(1, round(epochs * (RANKER_SHARE + HELD_SHARE)))
-    schedule = Schedule(more, more, options.learning_rate / 2, 0.004, 60 * options.minutes * 0.1)
-    compile_for_lists(towers, schedule)
-    batches = WindowBatches(events, items, towers.shape, options.windows, options.seed + 1)
-    steps = iter(range(more))
-    fit(towers, batches, schedule, lambda: float(next(steps)), Reporter("towers on all events", "step"))
-    serving.refresh()
-
-
-def impressions_of(serving: ServingTower, events: Events, later: npt.NDArray[np.bool_]) -> Impressions:
-    """Replay the moments of ``later``: what retrieval would have offered, and what the user took.
-
-    What a user takes at another time is no negative. A positive that retrieval would not have offered is set against
-    random items only: among the offered ones it would teach the ranker that retrieval is wrong where it was right.
+    Returns
+    -------
+    float
+        NDCG@10 of the ranker on held-out events.
     """
-    rank, _ = events.ranks()
-    ends = np.flatnonzero(later & (rank > 0))
-    queries = serving.embed_moments(events, ends)
-    starts = ends - rank[ends]
-    seen = np.stack(
-        [np.repeat(np.arange(len(ends)), rank[ends]), events.item[_ranges(starts, rank[ends])]], axis=1
-    )
-    offered = best_items(queries, serving.item_embeddings, seen, CANDIDATES)
-    n_items = len(serving.item_embeddings)
-    own = np.unique(events.user * n_items + events.item)
-    taken = np.isin(events.user[ends][:, None] * n_items + offered, own)
-    reached = (offered == events.item[ends][:, None]).any(axis=1)
-    return Impressions(
-        positive=events.item[ends],
-        offered=np.where(taken | ~reached[:, None], -1, offered),
-        queries=queries,
-        user_features={name: column[ends] for name, column in events.user_features.items()},
-        time=events.time[ends],
-    )
+    begin = target.ndcg(offers.offered)
+    if not len(impressions):
+        return begin
+    inputs = {tensor.name for tensor in ranker.inputs}
+    batches = ListBatches(impressions, table, inputs, options.lists, options.list_length, options.seed)
+    model = ListwiseRanker(ranker, options.list_length)
+    schedule = Schedule((options.epochs + 1) // 2, options.patience, options.ranker_learning_rate, 20 * options.minutes)
+    prepare(model, keras.losses.CategoricalCrossentropy(from_logits=True), schedule, batches)
+    order = _reorder(ranker, offers, table)
+    return fit(model, batches, schedule, lambda: target.ndcg(order()), Reporter("ranker", "NDCG@10"), begin=begin)
 
 
-class _Reorder:
-    """The ranker over fixed candidates of held-out users, as one function without arguments."""
+def _reorder(ranker: keras.Model, offers: Impressions, table: ItemTable) -> Callable[[], IntArray]:
+    """Make the function that puts what is offered, (n, K), into the ranker's present order."""
+    score = as_pair_scorer(lambda pairs: np.asarray(ranker.predict_on_batch(dict(pairs))))
+    inputs = [tensor.name for tensor in ranker.inputs]
 
-    def __init__(
-        self,
-        ranker: keras.Model,
-        table: ItemTable,
-        queries: npt.NDArray[np.float32],
-        features: Columns,
-        offered: IntArray,
-        time: IntArray,
-    ) -> None:
-        self._score = as_pair_scorer(lambda pairs: np.asarray(ranker.predict_on_batch(dict(pairs))))
-        self._table, self._queries, self._features = table, queries, features
-        self._offered, self._time = offered, time
-
-    def __call__(self) -> IntArray:
-        """Return the offered positions (n, K), best first by the ranker."""
-        width = self._offered.shape[1]
-        block = 128
+    def order() -> IntArray:
         lists = []
-        for start in range(0, len(self._offered), block):
-            users = np.minimum(np.arange(start, start + block), len(self._offered) - 1)
-            offered = self._offered[users]
-            row = np.repeat(users, width)
-            pairs = {name: column[row] for name, column in self._features.items()}
-            pairs |= {"query_embedding": self._queries[row]}
-            pairs |= self._table.pairs(np.maximum(offered, 0).ravel(), self._time[row])
-            scores = np.where(offered >= 0, self._score(pairs).reshape(block, width), -np.inf)
-            lists.append(np.take_along_axis(offered, np.argsort(-scores, axis=1, kind="stable"), axis=1))
-        return np.concatenate(lists)[: len(self._offered)] if lists else self._offered
+        for start in range(0, len(offers), USERS_AT_ONCE):
+            # The last block repeats the last user, so that every block has one shape.
+            users = np.minimum(np.arange(start, start + USERS_AT_ONCE), len(offers) - 1)
+            offered = offers.offered[users]
+            pairs = pair_inputs(offers, table, users, np.maximum(offered, 0))
+            scores = score({name: pairs[name] for name in inputs}).reshape(offered.shape)
+            best = np.argsort(-np.where(offered >= 0, scores, -np.inf), axis=1, kind="stable")
+            lists.append(np.take_along_axis(offered, best, axis=1))
+        return np.concatenate([offers.offered[:0], *lists])[: len(offers)]
+
+    return order
 
 
 def _query_sample(serving: ServingTower, events: Events, seed: int) -> npt.NDArray[np.float32]:
@@ -294,9 +226,3 @@ def _query_sample(serving: ServingTower, events: Events, seed: int) -> npt.NDArr
     last = np.append(events.starts()[1:], len(events)) - 1
     chosen = np.random.default_rng(seed).choice(last, min(len(last), 1000), replace=False)
     return serving.embed_moments(events, np.sort(chosen))
-
-
-def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
-    """Concatenate the ranges [start, start + length)."""
-    ends = np.cumsum(lengths)
-    return np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)

@@ -1,7 +1,10 @@
-import numpy as np
-import pytest
+from dataclasses import replace
 
-from batchrec.models.events import histories, tail
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec.models.events import after_pause, histories
 from tests.models.support import make_events
 
 LOG = make_events([[5, 3, 4], [1], [2, 0, 1, 3]])
@@ -22,13 +25,39 @@ def test_a_history_longer_than_asked_for_is_cut_at_its_old_end():
     assert histories(LOG, np.array([7]), 1).tolist() == [[6]]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9, 1.0])
-def test_a_tail_is_the_last_share_of_every_user(share):
-    marked = tail(LOG, share)
-    for user in range(3):
-        mine = marked[LOG.user == user]
-        expected = min(round(len(mine) * share), len(mine) - 1)
-        assert mine.tolist() == [False] * (len(mine) - expected) + [True] * expected
+def timed(*times):
+    """Return one user's events at these times."""
+    log = make_events([range(len(times))])
+    return replace(log, time=np.array(times, np.int64))
+
+
+def test_the_end_of_a_history_begins_after_its_longest_late_pause():
+    log = timed(0, 100, 101, 102, 103, 120, 121, 125, 126, 127)
+    assert np.flatnonzero(after_pause(log, 0.3)).tolist() == [7, 8, 9]
+    assert np.flatnonzero(after_pause(log, 0.5)).tolist() == [5, 6, 7, 8, 9]
+    assert np.flatnonzero(after_pause(log, 1.0)).tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_of_equal_pauses_the_last_counts():
+    assert np.flatnonzero(after_pause(timed(*range(10)), 0.3)).tolist() == [9]
+
+
+def test_a_user_with_one_event_has_no_end_and_one_with_two_has_one():
+    log = make_events([[3], [1, 2], [4]])
+    assert after_pause(log, 0.3).tolist() == [False, False, True, False]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=1, max_size=6), st.floats(0.05, 1))
+def test_every_end_is_a_tail_of_at_most_the_share_of_a_user(pauses, share):
+    times = [np.cumsum(gaps) for gaps in pauses]
+    log = replace(make_events([range(len(one)) for one in times]), time=np.concatenate(times))
+    marked = after_pause(log, share)
+    for user, one in enumerate(times):
+        mine = marked[log.user == user].tolist()
+        held = sum(mine)
+        assert mine == [False] * (len(mine) - held) + [True] * held
+        assert held == (0 if len(one) == 1 else held) and held < len(one)
+        assert held <= max(1, round(len(one) * share))
 
 
 def test_taking_events_takes_their_features():

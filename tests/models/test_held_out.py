@@ -2,15 +2,14 @@ import numpy as np
 import pytest
 
 from batchrec.models import held_out
-from batchrec.models.events import tail
-from batchrec.models.held_out import HeldOut, best_items
+from batchrec.models.held_out import HeldOut, best_items, hold_out
 from tests.models.support import make_events
 
 LOG = make_events([[0, 1, 2, 3], [4], [5, 6]])
 
 
 def test_each_user_is_held_out_from_one_moment_on():
-    target = HeldOut.of(LOG, tail(LOG, 0.5), seed=0)
+    target = HeldOut.of(LOG, np.array([False, False, True, True, False, False, True]))
     assert target.moments.tolist() == [2, 6]
     assert target.wanted.tolist() == [[0, 2], [0, 3], [1, 6]]
     assert target.seen.tolist() == [[0, 0], [0, 1], [1, 5]]
@@ -18,16 +17,18 @@ def test_each_user_is_held_out_from_one_moment_on():
 
 def test_a_user_without_a_history_is_left_out():
     held = np.array([True, True, True, True, True, False, True])
-    assert HeldOut.of(LOG, held, seed=0).moments.tolist() == [6]
+    assert HeldOut.of(LOG, held).moments.tolist() == [6]
 
 
-def test_many_users_are_sampled(monkeypatch):
-    monkeypatch.setattr(held_out, "MOST_USERS", 10)
+@pytest.mark.parametrize(("most", "expected"), [(10, 10), (1000, 25)])
+def test_half_the_users_at_most_are_held_out(monkeypatch, most, expected):
+    monkeypatch.setattr(held_out, "MOST_USERS", most)
     log = make_events([[user, user + 1] for user in range(50)])
-    target = HeldOut.of(log, tail(log, 0.5), seed=3)
-    assert len(set(target.moments.tolist())) == 10
-    assert np.array_equal(log.item[target.moments], target.wanted[:, 1])
-    assert np.array_equal(log.item[target.moments] - 1, target.seen[:, 1])
+    held = hold_out(log, 0.3, seed=3)
+    assert held.sum() == expected
+    assert not held[::2].any()
+    assert np.array_equal(held, hold_out(log, 0.3, seed=3))
+    assert not np.array_equal(held, hold_out(log, 0.3, seed=4))
 
 
 def test_ndcg_by_hand():

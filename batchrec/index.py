@@ -1,0 +1,98 @@
+"""Building a bundle's index: what ``batchrec index`` does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from batchrec.errors import ConfigError
+from batchrec.models.bundle import Bundle, save_format, sha256
+from batchrec.models.bundle_format import IndexFormat
+from batchrec.models.index import FLAT_UP_TO, Tuned, build_index, write_index
+from batchrec.progress import say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Kind = Literal["auto", "flat", "ivf"]
+
+
+def build(bundle_folder: Path, recall_at: int = 100, target: float = 0.99, kind: Kind = "auto") -> dict[str, Any]:
+    """Build the index of a bundle's item embeddings, measure it, and put both into the bundle.
+
+    Whatever happens, the folder holds a bundle that opens: the index is written under a name of its own before
+    ``bundle.json`` names it, and the one before goes last.
+
+    Parameters
+    ----------
+    bundle_folder
+        The bundle. A damaged index in it does no harm, any other damage does.
+    recall_at
+        Depth, in items, at which recall is measured.
+    target
+        Recall to reach against exact search, as a share, 0 to 1.
+    kind
+        Exact (``flat``), inverted file (``ivf``), or by catalogue size (``auto``).
+
+    Returns
+    -------
+    dict
+        Summary: the bundle, its items, and what ``bundle.json`` says of the index.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of its range.
+    ArtifactError
+        If the bundle cannot be used.
+    """
+    if recall_at < 1 or not 0 <= target <= 1:
+        raise ConfigError(
+            f"recall_at is {recall_at}, target is {target}; expected at least 1, and a share from 0 to 1",
+            "correct the one that is out of range",
+        )
+    bundle = Bundle.open(bundle_folder, check_index=False)
+    flat_up_to = {"auto": FLAT_UP_TO, "flat": bundle.format.catalogue_size, "ivf": 0}[kind]
+    say(f"Building the index of {bundle.format.catalogue_size:,} items")
+    tuned = build_index(bundle.item_embeddings, bundle.query_sample, recall_at, target, flat_up_to)
+    if tuned.kind != "Flat" and tuned.queries == 0:
+        say(f"bundle {bundle_folder} has no sample of queries: recall is measured on item embeddings instead")
+    index = _store(bundle, tuned)
+    return {"bundle": str(bundle_folder), "items": bundle.format.catalogue_size, "index": index.model_dump()}
+
+
+def _store(bundle: Bundle, tuned: Tuned) -> IndexFormat:
+    temporary = bundle.folder / f".index.{secrets.token_hex(8)}.tmp"
+    try:
+        write_index(tuned.index, temporary)
+        _sync(temporary)
+        sum_ = sha256(temporary)
+        name = f"index-{sum_[:12]}.faiss"
+        temporary.replace(bundle.folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    index = IndexFormat(
+        path=name,
+        kind=tuned.kind,
+        nprobe=tuned.nprobe,
+        recall=tuned.recall,
+        recall_at=tuned.recall_at,
+        queries=tuned.queries,
+    )
+    before = bundle.format.index
+    kept = {file: known for file, known in bundle.format.files.items() if before is None or file != before.path}
+    save_format(bundle.folder, bundle.format.model_copy(update={"index": index, "files": kept | {name: sum_}}))
+    if before is not None and before.path != name:
+        with suppress(OSError):  # the new index is in place; a stray file does no harm
+            (bundle.folder / before.path).unlink()
+    return index
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
