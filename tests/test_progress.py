@@ -33,7 +33,7 @@ def clock(monkeypatch):
 
 
 def on_terminal(script):
-    """Run a script with standard error on a pseudo-terminal; return its exit code, output, and what the terminal got."""
+    """Run a script with standard error on a pseudo-terminal; return exit code, output, and what the terminal got."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "COLUMNS"}}

@@ -32,6 +32,8 @@ USER_DENSE, ITEM_DENSE = "user_consumption_2", "item_shop"
 
 NO_FEATURES = 5
 """Users whose features are taken away."""
+FIRST_LATE = 10
+"""Position of the first item that gets its features late, after the cut-off."""
 LATE_ITEMS = 12
 """Items that get their features only after the early as-of time; every other one of them only after the cut-off."""
 
@@ -90,7 +92,7 @@ def make_world(folder: Path) -> World:
     early = cutoff - timedelta(days=21, microseconds=1)
     users = sorted(pq.read_table(data / "users.parquet")["user_id"].to_pylist())
     items = sorted(pq.read_table(data / "items.parquet")["item_id"].to_pylist())
-    late = tuple(items[10 : 10 + 7 * LATE_ITEMS : 7])
+    late = tuple(items[FIRST_LATE : FIRST_LATE + 7 * LATE_ITEMS : 7])
     unknown = tuple(users[20 : 20 + NO_FEATURES])
     made = World(data, repo, bundle, cutoff, early, users[3], users[500], unknown, late)
     _plant(made, items)
@@ -177,6 +179,7 @@ def make_bundle(folder: Path, data: Path) -> None:
     write_index(tuned.index, folder / "index.faiss")
     # Counts with ties, so that popularity's own order among equals shows.
     counts = rng.integers(1, 40, len(item_ids))
+    counts[FIRST_LATE] = 100  # the most popular item of all is not eligible
     pq.write_table(pa.table({"item_id": item_ids, "interactions": counts}), folder / "popularity.parquet")
     write_format(
         folder,

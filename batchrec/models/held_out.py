@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 MOST_USERS = 3000
 """Most users of whom something is held out; of the others, everything trains."""
 
+LEAST_USERS = 500
+"""Users who must be there before and after the moment from which on everything is held out."""
+
+TIME_SHARE, USER_SHARE = 0.1, 0.3
+"""Share of the log after that moment, and largest share of a user's history where there is no such moment."""
+
 PLACES = 10
 
 SCORES_AT_ONCE = 1 << 26
@@ -51,7 +57,12 @@ class HeldOut:
         return cls(moments, pairs[mine & held], pairs[mine & ~held])
 
     def ndcg(self, lists: IntArray) -> float:
-        """Mean NDCG at :data:`PLACES` of item positions (n, ≥ PLACES), best first (Järvelin & Kekäläinen 2002)."""
+        """Mean NDCG at :data:`PLACES` of item positions (n, ≥ PLACES), best first (Järvelin & Kekäläinen 2002).
+
+        0 where nobody is held out.
+        """
+        if not len(lists):
+            return 0.0
         n_items = int(max(lists.max(initial=0), self.wanted[:, 1].max(initial=0))) + 1
         rows = np.arange(len(lists))[:, None]
         top = lists[:, :PLACES]
@@ -61,12 +72,21 @@ class HeldOut:
         return float(((hit * gain[: top.shape[1]]).sum(axis=1) / ideal).mean())
 
 
-def hold_out(events: Events, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Mark what is held out, (E,) bool: the end, up to ``share``, of the events of half the users, drawn at random."""
+def hold_out(events: Events, seed: int) -> npt.NDArray[np.bool_]:
+    """Mark what is held out to decide when training stops, (E,) bool: events of at most half the users, at random.
+
+    It is what comes after one moment, as in a run: the last :data:`TIME_SHARE` of the log. Where users come only once
+    and so too few are there before and after any moment, it is the end of each user's own history.
+    """
+    after = events.time > np.quantile(events.time, 1 - TIME_SHARE) if len(events) else np.zeros(0, bool)
     starts = events.starts()
-    users = np.random.default_rng(seed).permutation(len(starts))[: min(MOST_USERS, (len(starts) + 1) // 2)]
-    chosen = np.isin(events.user, events.user[starts[users]])
-    return np.asarray(after_pause(events, share) & chosen)
+    returning = ~after[starts] & after[np.append(starts[1:], len(events)) - 1]
+    if returning.sum() < LEAST_USERS:
+        after, returning = after_pause(events, USER_SHARE), np.ones(len(starts), bool)
+    users = np.random.default_rng(seed).permutation(np.flatnonzero(returning))[
+        : min(MOST_USERS, (len(starts) + 1) // 2)
+    ]
+    return np.asarray(after & np.isin(events.user, events.user[starts[users]]))
 
 
 def best_items(

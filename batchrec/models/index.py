@@ -178,16 +178,11 @@ class ItemIndex:
         positions
             (m, depth) int64, -1 where there is no further item.
         """
-        reach = min(depth, self._index.ntotal)
-        if len(queries) == 0 or reach == 0:
-            return np.full((len(queries), depth), -np.inf, np.float32), np.full((len(queries), depth), -1, np.int64)
+        if len(queries) == 0 or depth == 0:
+            return np.zeros((len(queries), depth), np.float32), np.zeros((len(queries), depth), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
-        scores, positions = self._search_lists(queries, reach) if self._lists else self._index.search(queries, reach)
-        missing = ((0, 0), (0, depth - reach))
-        return (
-            np.pad(np.where(positions >= 0, scores, np.float32(-np.inf)), missing, constant_values=-np.inf),
-            np.pad(positions, missing, constant_values=-1),
-        )
+        scores, positions = self._search_lists(queries, depth) if self._lists else self._index.search(queries, depth)
+        return np.where(positions >= 0, scores, np.float32(-np.inf)), positions
 
     def _search_lists(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """Search an IVF; queries whose lists held fewer than ``depth`` items go on with twice as many lists."""

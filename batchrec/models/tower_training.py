@@ -41,6 +41,8 @@ class TwoTower(keras.Model):
         self.item_ids = keras.layers.Embedding(
             shape.n_items + 1, shape.dimension, embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02)
         )
+        # Built at once, so that the weights can be kept before the first batch.
+        self.item_ids.build((None,))
         self.read_item = feature_encoder("item", shape.item_vocabularies, shape.item_dense, shape.dimension)
         self.read_user = feature_encoder("user", shape.user_vocabularies, shape.user_dense, shape.dimension)
         self.read_history = history_encoder(shape)

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from batchrec.models.events import Events, IntArray, ItemRows
     from batchrec.models.towers import TowerShape
 
-HELD_SHARE = 0.3
-"""Largest share of a user's events that is held out to decide when to stop."""
-
 USERS_AT_ONCE = 128
 """Held-out users whose candidates the ranker scores at a time."""
 
@@ -67,7 +64,7 @@ class TrainingOptions:
 
     seed: int = 0
     epochs: int = 8
-    patience: int = 2
+    patience: int = 4
     minutes: float = 15.0
     tower_learning_rate: float = 2e-3
     ranker_learning_rate: float = 1e-3
@@ -128,7 +125,7 @@ def train_models(
         See :class:`TrainingOptions`.
     """
     keras.utils.set_random_seed(options.seed)
-    held = hold_out(events, HELD_SHARE, options.seed)
+    held = hold_out(events, options.seed)
     rest = events.take(~held)
     target = HeldOut.of(events, held)
     catalogue = {name: column[catalogue_row] for name, column in items.features.items()}

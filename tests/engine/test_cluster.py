@@ -1,6 +1,5 @@
 """The in-process cluster: no ports, nothing left behind, errors as they were raised."""
 
-import os
 import pickle
 import threading
 import time
@@ -48,7 +47,7 @@ def test_nothing_listens_and_nothing_stays(tmp_path, monkeypatch):
     with local_cluster(scratch) as client:
         list(as_they_finish(client, square, range(5)))
     assert time.monotonic() - started < 10
-    assert os.listdir(tmp_path) == ["scratch"]
+    assert list(tmp_path.iterdir()) == [scratch]
     workers = [thread.name for thread in threading.enumerate() if "Worker" in thread.name or "IO loop" in thread.name]
     assert not workers
 
@@ -71,10 +70,10 @@ def test_no_task_goes_on_once_the_cluster_is_closed(tmp_path):
     slow_after_the_first.folder = tmp_path
     with pytest.raises(errors.SinkError), local_cluster(tmp_path / "scratch") as client:
         list(as_they_finish(client, slow_after_the_first, range(20)))
-    then = set(os.listdir(tmp_path))
+    then = set(tmp_path.iterdir())
     assert len(then) <= THREADS + 1
     time.sleep(0.7)
-    assert set(os.listdir(tmp_path)) == then
+    assert set(tmp_path.iterdir()) == then
 
 
 @pytest.mark.parametrize("kind", errors.BatchrecError.__subclasses__())

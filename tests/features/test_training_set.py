@@ -35,6 +35,7 @@ class HistoryStore:
         self.views = views
 
     def point_in_time(self, ids, as_of, refs):
+        assert refs, "a Feast store refuses a question about no features"
         assert ids.null_count == 0
         assert as_of.type == TIME
         columns = {ref.feature: [] for ref in refs}

@@ -56,7 +56,8 @@ def test_every_end_is_a_tail_of_at_most_the_share_of_a_user(pauses, share):
         mine = marked[log.user == user].tolist()
         held = sum(mine)
         assert mine == [False] * (len(mine) - held) + [True] * held
-        assert held == (0 if len(one) == 1 else held) and held < len(one)
+        assert held == (0 if len(one) == 1 else held)
+        assert held < len(one)
         assert held <= max(1, round(len(one) * share))
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,11 +26,22 @@ def test_a_user_without_a_history_is_left_out():
 def test_half_the_users_at_most_are_held_out(monkeypatch, most, expected):
     monkeypatch.setattr(held_out, "MOST_USERS", most)
     log = make_events([[user, user + 1] for user in range(50)])
-    held = hold_out(log, 0.3, seed=3)
+    held = hold_out(log, seed=3)
     assert held.sum() == expected
     assert not held[::2].any()
-    assert np.array_equal(held, hold_out(log, 0.3, seed=3))
-    assert not np.array_equal(held, hold_out(log, 0.3, seed=4))
+    assert np.array_equal(held, hold_out(log, seed=3))
+    assert not np.array_equal(held, hold_out(log, seed=4))
+
+
+def test_users_who_return_are_held_out_from_one_moment_on(monkeypatch):
+    monkeypatch.setattr(held_out, "LEAST_USERS", 40)
+    n_users = 100
+    log = make_events([range(10)] * n_users)
+    log = replace(log, time=np.tile(np.arange(10), n_users) * n_users + log.user)
+    held = hold_out(log, seed=0)
+    assert held.sum() == n_users // 2
+    assert log.time[held].min() > 9 * n_users - 1
+    assert np.all(log.item[held] == 9)
 
 
 def test_ndcg_by_hand():

@@ -8,8 +8,8 @@ import pytest
 from batchrec.models.ranker import ITEM_CODE, ITEM_EMBEDDING, QUERY_EMBEDDING, RankerShape, build_ranker
 
 SHAPE = RankerShape(
-    n_items=9, user_vocabularies={"age": 4}, item_vocabularies={"brand": 5}, user_dense=("spend",), item_dense=("price",),
-    dimension=8, top=(16, 8),
+    n_items=9, user_vocabularies={"age": 4}, item_vocabularies={"brand": 5}, user_dense=("spend",),
+    item_dense=("price",), dimension=8, top=(16, 8),
 )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ def test_a_list_holds_its_positives_then_offered_then_random_items(monkeypatch):
     positions = inputs[ITEM_CODE].reshape(6, 12) - 1
     assert weight.tolist() == [1] * 6
     for row in range(6):
-        assert share[row, :2].tolist() == [0.5, 0.5] and share[row, 2:].sum() == 0
+        assert share[row, :2].tolist() == [0.5, 0.5]
+        assert share[row, 2:].sum() == 0
         assert set(positions[row, :2].tolist()) <= {3, 5, 7}
         assert set(positions[row, 2:9].tolist()) <= set(range(20)) - {3, 5, 7}
         assert len(set(positions[row, :9].tolist())) == 9

@@ -206,6 +206,8 @@ def test_other_inputs(folder, name):
     assert "age stand in the model alone, income, town in bundle.json alone" in str(caught.value)
     with pytest.raises(ArtifactError, match=r"city stand in the model alone, none in bundle\.json alone"):
         load_model(folder / name, {HISTORY, "age"})
+    with pytest.raises(ArtifactError, match=r"none stand in the model alone, town in bundle\.json alone"):
+        load_model(folder / name, {HISTORY, "age", "city", "town"})
 
 
 @pytest.mark.parametrize("name", ["tower.keras", "tower"])

@@ -3,11 +3,13 @@ import pytest
 
 from batchrec.models import training
 from batchrec.models.held_out import HeldOut, best_items, hold_out
-from batchrec.models.training import HELD_SHARE, TrainingOptions, train_models
+from batchrec.models.training import TrainingOptions, train_models
 from tests.models.support import cycles, make_events, make_items, small_shape
 
 N_ITEMS, LENGTH = 30, 9
-OPTIONS = TrainingOptions(seed=1, epochs=6, patience=6, tower_learning_rate=1e-2, windows=32, list_length=16, moments=500)
+OPTIONS = TrainingOptions(
+    seed=1, epochs=6, patience=6, tower_learning_rate=1e-2, windows=32, list_length=16, moments=500
+)
 
 
 def planted():
@@ -26,7 +28,7 @@ def models():
 
 def test_what_is_planted_is_learnt(models):
     events = planted()
-    target = HeldOut.of(events, hold_out(events, HELD_SHARE, 1))
+    target = HeldOut.of(events, hold_out(events, 1))
     popular = np.bincount(events.item, minlength=N_ITEMS).astype(np.float32)[:, None]
     popularity = target.ndcg(best_items(np.ones((len(target.moments), 1), np.float32), popular, target.seen, 10))
     assert models.figures["ranker_ndcg"] >= models.figures["retrieval_ndcg"] > 2 * popularity
@@ -45,7 +47,7 @@ def test_one_seed_gives_the_same_weights_and_another_does_not(models):
 
 def test_no_model_learns_from_what_is_held_out(monkeypatch):
     events, learnt = planted(), []
-    held = hold_out(events, HELD_SHARE, 1)
+    held = hold_out(events, 1)
 
     def record(function, place):
         def recorded(*args, **kwargs):
