@@ -101,6 +101,14 @@ def run(
     user_id_column: Annotated[
         str | None, typer.Option(help="Column of the users file that holds the ids.", show_default="user_id")
     ] = None,
+    keep_columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of the users file to carry to the output rows, separated by commas; of a repeated user the "
+            "row that sorts first by them counts, in the order given, nulls last.",
+            show_default="none",
+        ),
+    ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(

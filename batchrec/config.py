@@ -10,12 +10,13 @@ import os
 import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from batchrec.errors import ConfigError
+from batchrec.schema import output_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,11 @@ class JobConfig(BaseSettings):
     bundle: Path = Field(description="folder with the trained models, written by `batchrec train`")
     feature_repo: Path = Field(Path("feature_repo"), description="Feast repository that has been applied")
     user_id_column: str = Field("user_id", description="column of the users file that holds the ids")
+    keep_columns: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="columns of the users file to carry to the output rows, separated by commas (in the job file also "
+        "a list); of a repeated user the row that sorts first by them counts, in the order given, nulls last",
+    )
     as_of: AwareDatetime | None = Field(
         None, description="time as of which features are read, ISO 8601, UTC unless it says otherwise; default now"
     )
@@ -74,6 +80,28 @@ class JobConfig(BaseSettings):
             value = datetime(value.year, value.month, value.day, tzinfo=UTC)
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return value
+
+    @field_validator("keep_columns", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Read names separated by commas; a text without any is no column."""
+        if isinstance(value, str):
+            return [name.strip() for name in value.split(",")] if value.strip() else []
+        return value
+
+    @field_validator("keep_columns")
+    @classmethod
+    def _can_stand_beside_the_output(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for place, name in enumerate(value):
+            if not name:
+                raise ValueError("a name is empty")
+            if name in value[:place]:
+                raise ValueError(f"{name!r} is named twice")
+            if name == info.data.get("user_id_column"):
+                raise ValueError(f"{name!r} is the id column, which is in the output anyway")
+            if name in output_columns():
+                raise ValueError(f"{name!r} is the name of an output column")
         return value
 
     @field_validator("top_k")

@@ -65,7 +65,9 @@ def run(config: JobConfig) -> RunSummary:
     config = _settled(config, started)
     with _run_folder(config) as folder:
         with stopwatch("read users"):
-            summary, users = prepare_users(config.users, config.user_id_column, folder.work, config.users_per_partition)
+            summary, users = prepare_users(
+                config.users, config.user_id_column, folder.work, config.users_per_partition, config.keep_columns
+            )
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
             _check(summary, loaded, config)
@@ -178,7 +180,7 @@ def _check(summary: UsersSummary, loaded: Resources, config: JobConfig) -> None:
 def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
     make = list_schema if config.layout == "list" else long_schema
     finite = config.temperature != float("inf")
-    return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite)
+    return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite, kept=summary.kept)
 
 
 def _accounting(summary: UsersSummary, outcomes: list[Outcome]) -> Accounting:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 USER_ID = "user_id"
 """Raw user id, as users of the data know it. Never an internal position."""
@@ -76,10 +80,12 @@ def item_embeddings_schema(item_type: pa.DataType, dimension: int) -> pa.Schema:
     )
 
 
-def list_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool) -> pa.Schema:
+def list_schema(
+    user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool, kept: Iterable[pa.Field] = ()
+) -> pa.Schema:
     """Output, layout ``list``: one row a user, sorted by user id inside a part.
 
-    ``propensities`` stands only in sampled runs (a finite temperature).
+    ``propensities`` stands only in sampled runs (a finite temperature). Kept columns of the users file come last.
     """
     fields = [
         pa.field(USER_ID, user_type, nullable=False),
@@ -92,13 +98,16 @@ def list_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool
         pa.field("status", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
     ]
-    return pa.schema(fields)
+    return pa.schema([*fields, *kept])
 
 
-def long_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool) -> pa.Schema:
+def long_schema(
+    user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool, kept: Iterable[pa.Field] = ()
+) -> pa.Schema:
     """Output, layout ``long``: one row an item of a list, sorted by user id, then rank (from 1).
 
-    Users without a single item have no row here; the manifest still counts them by status.
+    Users without a single item have no row here; the manifest still counts them by status. Kept columns of the users
+    file come last, repeated on every row of a user.
     """
     fields = [
         pa.field(USER_ID, user_type, nullable=False),
@@ -108,4 +117,10 @@ def long_schema(user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool
     ]
     if sampled:
         fields.append(pa.field("propensity", pa.float32(), nullable=False))
-    return pa.schema(fields)
+    return pa.schema([*fields, *kept])
+
+
+def output_columns() -> frozenset[str]:
+    """Return the names that the columns of either layout have, kept columns apart."""
+    schemas = (make(pa.string(), pa.string(), sampled=True) for make in (list_schema, long_schema))
+    return frozenset(name for schema in schemas for name in schema.names)

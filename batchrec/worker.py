@@ -19,7 +19,7 @@ from batchrec.models.index import ItemIndex
 from batchrec.models.serving import QueryTower, as_pair_scorer, load_model
 from batchrec.output.part import PartRecord, build_table, count_by_status, part_name, write_part
 from batchrec.pipeline import Line, Options, Users, recommend
-from batchrec.schema import Source, Status
+from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
 from batchrec.stopwatch import Stopwatch
 from batchrec.users import read_partition
@@ -46,7 +46,7 @@ class Work:
     bundle, feature_repo
         Folders to load from.
     users
-        The sorted ids, one row group a partition.
+        The sorted ids and the kept columns, one row group a partition.
     folder
         Where part files go.
     as_of
@@ -150,7 +150,8 @@ def compute_partition(work: Work, number: int) -> Outcome:
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
     stopwatch = Stopwatch()
     with stopwatch("read features"):
-        ids = read_partition(work.users, number)
+        rows = read_partition(work.users, number)
+        ids = rows[USER_ID].combine_chunks()
         refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
         table = loaded.store.point_in_time(ids, work.as_of, refs)
     with stopwatch("encode"):
@@ -162,7 +163,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
         if not found.all():
             lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
         status = statuses(lists, found, fallback=len(popular) > 0)
-        record = write_part(_part(ids, lists, status, loaded, work), work.folder / part_name(number))
+        record = write_part(_part(rows, lists, status, loaded, work), work.folder / part_name(number))
     return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
 
 
@@ -211,13 +212,13 @@ def statuses(lists: Sampled, found: Bools, *, fallback: bool) -> npt.NDArray[np.
     return np.where(found, np.where(full, Status.OK, Status.SHORT), without)
 
 
-def _part(ids: pa.Array, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:
+def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:
     personal = Source.RANKER if work.options.rank_by == "ranker" else Source.RETRIEVAL
     source = np.select(
         [status == Status.FALLBACK, status == Status.UNKNOWN], [Source.POPULARITY, Source.NONE], personal
     )
     return build_table(
-        user_ids=ids,
+        user_ids=rows[USER_ID].combine_chunks(),
         item_ids=loaded.bundle.item_ids,
         positions=lists.positions,
         scores=lists.relevance,
@@ -225,6 +226,7 @@ def _part(ids: pa.Array, lists: Sampled, status: npt.NDArray[np.str_], loaded: R
         status=status,
         source=source,
         layout=work.layout,
+        kept=rows.drop_columns(USER_ID) if rows.num_columns > 1 else None,
     )
 
 

@@ -92,6 +92,12 @@ def test_no_user_id_column(run_refused, tmp_path):
     run_refused(USAGE, ["'user_id'", "customer"], given)
 
 
+def test_kept_column_that_is_not_there(run_refused, tmp_path, world):
+    users = write_users(tmp_path / "users.parquet", pa.array(world.ids()))
+    run_refused(USAGE, ["users.parquet", "'plan'", "its columns: user_id"], users, "--keep-columns=plan")
+    run_refused(USAGE, ["--keep-columns", "'scores'", "output column"], users, "--keep-columns=scores")
+
+
 @pytest.mark.parametrize(
     "column", [pa.array([1.5, 2.0]), pa.array([True, False]), pa.array([b"a"]), pa.array([[1], [2]])]
 )

@@ -49,6 +49,8 @@ def test_run_tells_the_defaults_of_the_configuration():
             assert "required" in told[name]
         elif field.default is None:
             assert told[name] in {"now", "the as-of time"}
+        elif field.default == ():
+            assert told[name] == "none"
         else:
             default = str(field.default) if isinstance(field.default, PurePath) else field.default
             assert told[name] == str(default), name

@@ -101,7 +101,7 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
     other = {
         "as_of": "2026-01-01", "candidates": 99, "fallback": "none", "layout": "long", "rank_by": "retrieval",
         "seed": 1, "temperature": 1.5, "top_k": 9, "user_id_column": "id", "users_per_partition": 5,
-        "users": "x", "bundle": "x", "feature_repo": "x", "output": "x", "run_id": "x",
+        "keep_columns": "age", "users": "x", "bundle": "x", "feature_repo": "x", "output": "x", "run_id": "x",
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id"}
@@ -127,3 +127,32 @@ def test_a_value_is_blamed_on_where_it_came_from(monkeypatch, job_file):
         load_config(NEEDED, path)
     with pytest.raises(ConfigError, match=r"^--candidates is -7: "):
         load_config(NEEDED | {"candidates": -7}, path)
+
+
+@pytest.mark.parametrize("given", ["age,plan", " age , plan ", ["age", "plan"], ("age", "plan")])
+def test_kept_columns_are_names_or_one_text(given):
+    assert load_config(NEEDED | {"keep_columns": given}, None).keep_columns == ("age", "plan")
+
+
+def test_kept_columns_from_flag_variable_and_job_file(monkeypatch, job_file):
+    assert load_config(NEEDED, None).keep_columns == ()
+    assert load_config(NEEDED, job_file('keep_columns = "a,b"')).keep_columns == ("a", "b")
+    path = job_file('keep_columns = ["a", "b,c"]')
+    assert load_config(NEEDED, path).keep_columns == ("a", "b,c")
+    monkeypatch.setenv("BATCHREC_KEEP_COLUMNS", "d,e")
+    assert load_config(NEEDED, path).keep_columns == ("d", "e")
+    assert load_config(NEEDED | {"keep_columns": ""}, path).keep_columns == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("a,b,a", "'a' is named twice"),
+        ("a,,b", "a name is empty"),
+        ("a,uid", "'uid' is the id column"),
+        *((name, f"'{name}' is the name of an output column") for name in ("user_id", "status", "rank", "propensity")),
+    ],
+)
+def test_names_that_cannot_stand_beside_the_output(given, problem):
+    with pytest.raises(ConfigError, match=f"^--keep-columns is '{given}': {problem}"):
+        load_config(NEEDED | {"user_id_column": "uid", "keep_columns": given}, None)

@@ -30,8 +30,12 @@ def prepared(name: str, tmp_path: Path) -> Path:
     source = DATA / name
     if not source.is_dir():
         pytest.skip(f"no {name} in {DATA}; set BATCHREC_DATA to a folder that holds it")
-    subprocess.run([sys.executable, ROOT / "jobs" / "movielens.py", source, "--output", "data"], cwd=tmp_path, check=True)
-    subprocess.run([Path(sys.executable).parent / "feast", "-c", "data/feature_repo", "apply"], cwd=tmp_path, check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "jobs" / "movielens.py", source, "--output", "data"], cwd=tmp_path, check=True
+    )
+    subprocess.run(
+        [Path(sys.executable).parent / "feast", "-c", "data/feature_repo", "apply"], cwd=tmp_path, check=True
+    )
     return tmp_path
 
 

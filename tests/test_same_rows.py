@@ -1,5 +1,6 @@
 """The same rows always, to the bit: whatever the partition size, the order and the files of the input."""
 
+import json
 import random
 
 import pyarrow as pa
@@ -73,6 +74,47 @@ def test_part_files_are_the_same_to_the_byte(world, batchrec, tmp_path):
     )
     assert len(first) == 4
     assert first == second
+
+
+@pytest.mark.parametrize("layout", ["list", "long"])
+def test_kept_columns_stand_beside_rows_that_stay_the_same(world, batchrec, tmp_path, layout):
+    ids = users(world)
+    given = pa.table(
+        {
+            "user_id": pa.array(ids + ids[:50]),
+            "plan": pa.array([f"plan {user % 3}" for user in ids] + ["a first plan"] * 50),
+            "since": pa.array([user % 20_000 for user in ids] + [None] * 50, pa.int32()).cast(pa.date32()),
+        }
+    )
+    order = list(range(len(given)))
+    random.Random(2).shuffle(order)
+    shuffled = given.take(order)
+    (tmp_path / "many").mkdir()
+    pq.write_table(given, tmp_path / "one.parquet")
+    pq.write_table(shuffled[:31], tmp_path / "many" / "a.parquet")
+    pq.write_table(shuffled[31:], tmp_path / "many" / "b.parquet", row_group_size=9)
+    parts, manifests = {}, {}
+    for run_id, source, keep in (
+        ("one", "one.parquet", "plan,since"),
+        ("other", "many", "plan,since"),
+        ("none", "many", ""),
+    ):
+        args = (f"--users={tmp_path / source}", f"--keep-columns={keep}", f"--run-id={run_id}", f"--layout={layout}")
+        said = batchrec(*world.args(tmp_path / "out"), "--users-per-partition=60", *args)
+        assert said.code == 0, said.err
+        found = tree(tmp_path / "out" / run_id)
+        parts[run_id] = {name: data for name, data in found.items() if name.startswith("part-")}
+        manifests[run_id] = json.loads(found["_manifest.json"])
+    assert parts["one"] == parts["other"]
+    prints = {run_id: manifest["fingerprints"]["users"] for run_id, manifest in manifests.items()}
+    assert prints["one"] == prints["other"] != prints["none"]
+    kept, plain = published(tmp_path / "out" / "one"), published(tmp_path / "out" / "none")
+    assert kept.column_names == list(manifests["one"]["schema"]) == [*plain.column_names, "plan", "since"]
+    assert kept.select(plain.column_names).equals(plain)
+    beside = dict(zip(ids, zip(*(given[name].to_pylist() for name in ("plan", "since")), strict=True), strict=False))
+    beside |= dict.fromkeys(ids[:50], ("a first plan", None))
+    rows = kept.select(["user_id", "plan", "since"]).to_pylist()
+    assert [(row["plan"], row["since"]) for row in rows] == [beside[row["user_id"]] for row in rows]
 
 
 def test_another_seed_draws_other_lists_with_the_same_scores(world, batchrec, tmp_path):

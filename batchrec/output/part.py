@@ -65,6 +65,7 @@ def build_table(
     status: Words,
     source: Words,
     layout: Layout,
+    kept: pa.Table | None = None,
 ) -> pa.Table:
     """Turn a partition's dense lists into the rows that leave the program.
 
@@ -85,6 +86,8 @@ def build_table(
         ``long``.
     layout
         ``list`` or ``long``.
+    kept
+        n rows, in the order of `user_ids`: columns of the users file that come after all others; None for none.
 
     Returns
     -------
@@ -108,8 +111,10 @@ def build_table(
     items = item_ids.take(pa.array(positions[present]))
     values = [pa.array(column[present], pa.float32()) for column in (scores, propensities) if column is not None]
     if layout == "long":
-        return _long_table(user_ids, lengths, offsets, items, values)
-    return _list_table(user_ids, offsets, items, values, status, source)
+        table = _long_table(user_ids, lengths, offsets, items, values)
+        return table if kept is None else _beside(table, kept.take(_user_of_row(lengths)))
+    table = _list_table(user_ids, offsets, items, values, status, source)
+    return table if kept is None else _beside(table, kept)
 
 
 def count_by_status(status: Words) -> dict[str, int]:
@@ -139,10 +144,21 @@ def _long_table(
     items: pa.Array,
     values: list[pa.Array],
 ) -> pa.Table:
-    users = user_ids.take(pa.array(np.repeat(np.arange(len(lengths)), lengths)))
+    users = user_ids.take(_user_of_row(lengths))
     rank = np.arange(1, offsets[-1] + 1) - np.repeat(offsets[:-1], lengths)
     schema = long_schema(user_ids.type, items.type, sampled=len(values) > 1)
     return pa.Table.from_arrays([users, pa.array(rank, pa.int32()), items, *values], schema=schema)
+
+
+def _user_of_row(lengths: npt.NDArray[np.int64]) -> pa.Array:
+    """Row of the user (m,) whom each item belongs to."""
+    return pa.array(np.repeat(np.arange(len(lengths)), lengths))
+
+
+def _beside(table: pa.Table, kept: pa.Table) -> pa.Table:
+    for field, column in zip(kept.schema, kept.columns, strict=True):
+        table = table.append_column(field, column)
+    return table
 
 
 def _list_table(

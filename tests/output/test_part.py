@@ -78,6 +78,18 @@ def test_no_propensities_without_sampling(lists, layout):
     assert table == sampled.select(schema.names)
 
 
+def test_kept_columns_come_last_and_follow_their_user(lists):
+    kept = pa.table({"plan": ["x", None, "y", "z"], "age": pa.array([1, 2, 3, None], pa.int16())})
+    for layout, schema in {"list": list_schema, "long": long_schema}.items():
+        plain, table = build_table(**lists, layout=layout), build_table(**lists, layout=layout, kept=kept)
+        assert table.schema == schema(pa.int64(), pa.string(), sampled=True, kept=kept.schema)
+        assert table.select(plain.column_names) == plain
+        beside = dict(zip([3, 5, 8, 13], zip(*kept.to_pydict().values(), strict=True), strict=True))
+        assert [(row["plan"], row["age"]) for row in table.to_pylist()] == [
+            beside[user] for user in table["user_id"].to_pylist()
+        ]
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), users=st.integers(0, 6), k=st.integers(1, 4), as_text=st.booleans())
 def test_both_layouts_hold_what_a_loop_over_users_finds(data, users, k, as_text):
