@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MOST_USERS = 3000
 """Most users of whom something is held out; of the others, everything trains."""
 
-LEAST_USERS = 500
-"""Users who must be there before and after the moment from which on everything is held out."""
+LEAST_SHARE = 0.2
+"""Share of users who must be there both before and after the moment from which on everything is held out."""
 
 TIME_SHARE, USER_SHARE = 0.1, 0.3
 """Share of the log after that moment, and largest share of a user's history where there is no such moment."""
@@ -81,7 +81,7 @@ def hold_out(events: Events, seed: int) -> npt.NDArray[np.bool_]:
     after = events.time > np.quantile(events.time, 1 - TIME_SHARE) if len(events) else np.zeros(0, bool)
     starts = events.starts()
     returning = ~after[starts] & after[np.append(starts[1:], len(events)) - 1]
-    if returning.sum() < LEAST_USERS:
+    if returning.sum() < LEAST_SHARE * len(starts):
         after, returning = after_pause(events, USER_SHARE), np.ones(len(starts), bool)
     users = np.random.default_rng(seed).permutation(np.flatnonzero(returning))[
         : min(MOST_USERS, (len(starts) + 1) // 2)

@@ -33,8 +33,7 @@ def test_half_the_users_at_most_are_held_out(monkeypatch, most, expected):
     assert not np.array_equal(held, hold_out(log, seed=4))
 
 
-def test_users_who_return_are_held_out_from_one_moment_on(monkeypatch):
-    monkeypatch.setattr(held_out, "LEAST_USERS", 40)
+def test_users_who_return_are_held_out_from_one_moment_on():
     n_users = 100
     log = make_events([range(10)] * n_users)
     log = replace(log, time=np.tile(np.arange(10), n_users) * n_users + log.user)
@@ -42,6 +41,22 @@ def test_users_who_return_are_held_out_from_one_moment_on(monkeypatch):
     assert held.sum() == n_users // 2
     assert log.time[held].min() > 9 * n_users - 1
     assert np.all(log.item[held] == 9)
+
+
+def test_where_few_return_the_end_of_each_history_is_held_out():
+    # Users come one after the other, ten events each; only every tenth comes back, at the very end.
+    n_users = 100
+    log = make_events([range(11) if user % 10 == 0 else range(10) for user in range(n_users)])
+    rank, length = log.ranks()
+    time = np.where(rank < 10, 10 * log.user + rank, 10 * n_users + log.user)
+    held = hold_out(replace(log, time=time), seed=0)
+    assert len(np.unique(log.user[held])) == n_users // 2
+    assert np.array_equal(log.user[held], np.sort(log.user[held]))
+    for user in np.unique(log.user[held]):
+        mine = held[log.user == user]
+        assert mine.sum() <= 0.3 * len(mine) + 0.5
+        assert mine[-1]
+        assert np.all(np.diff(mine.astype(int)) >= 0)
 
 
 def test_ndcg_by_hand():
