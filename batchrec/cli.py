@@ -21,6 +21,8 @@ from batchrec.errors import BatchrecError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -221,12 +223,10 @@ def evaluate(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Score runs against held-out interactions, with popularity beside them."""
-    from rich.console import Console
-
     from batchrec.evaluate.compare import evaluate_runs
 
     report = evaluate_runs(runs, holdout, interactions, k, resamples, seed, items)
-    Console(width=None if sys.stdout.isatty() else 100).print(report.to_table())
+    _console().print(report.to_table())
     print(json.dumps(json.loads(report.to_json())))
 
 
@@ -240,11 +240,9 @@ def show(
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Show the first users' lists of a run."""
-    from rich.console import Console
-
     from batchrec.delivery.show import lists_table
 
-    Console(width=None if sys.stdout.isatty() else 100).print(lists_table(run, items, users))
+    _console().print(lists_table(run, items, users))
 
 
 @app.callback(invoke_without_command=True)
@@ -261,6 +259,13 @@ def no_command(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+
+
+def _console() -> Console:
+    """Return where tables go: as wide as the terminal, 100 columns off one, nowhere if standard output is closed."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

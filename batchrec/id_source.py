@@ -74,8 +74,8 @@ def row_batches(source: str, column: str, kept: pa.Schema) -> Iterator[pa.Record
     Parameters
     ----------
     source
-        A Parquet file, a folder of them (names that start with ``.`` or ``_`` are passed over, at any depth) or a
-        glob; a local path or a URL that fsspec knows.
+        A Parquet file, a folder of them or a glob (in both, names that start with ``.`` or ``_`` are passed over); a
+        local path or a URL that fsspec knows.
     column
         Top-level column of integers or strings, plain or dictionary-encoded. Widths may differ from file to file.
     kept
@@ -137,7 +137,7 @@ def _expand(filesystem: Any, path: str, source: str) -> list[str]:
     exists = filesystem.exists(path)
     if not exists and not has_magic(path):
         raise SchemaError(f"{source} does not exist", "give a Parquet file, a folder of them, or a glob")
-    roots = [path] if exists else filesystem.glob(path)
+    roots = [path] if exists else [root for root in filesystem.glob(path) if not _is_hidden(root.rsplit("/", 1)[-1])]
     files = [file for root in roots for file in _files_under(filesystem, root)]
     if not files:
         what = "is a folder without Parquet files" if exists else "matches no file"

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import batchrec
 from batchrec.engine.cluster import as_they_finish, local_cluster
 from batchrec.errors import ConfigError, SchemaError
+from batchrec.models.bundle import read_format
 from batchrec.output.journal import Journal, JournalEntry, JournalHeader
+from batchrec.output.lock import run_lock
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
 from batchrec.output.publish import RunFolder, published_manifest
 from batchrec.pipeline import Options
@@ -68,9 +70,11 @@ def run(config: JobConfig) -> RunSummary:
             summary, users = prepare_users(
                 config.users, config.user_id_column, folder.work, config.users_per_partition, config.keep_columns
             )
+        _check_id_type(summary, config)
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
-            _check(summary, loaded, config)
+        if config.fallback == "popularity" and loaded.bundle.popularity is None:
+            say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = {
             "users": summary.fingerprint,
             "bundle": loaded.bundle.fingerprint,
@@ -118,17 +122,24 @@ def _run_folder(config: JobConfig) -> Iterator[RunFolder]:
             f"{output / run_id} already holds a published run", "choose another --run-id, or move that run away"
         )
     is_new = not output.exists()
-    folder = RunFolder.create(config.output, run_id)
     try:
-        yield folder
+        with run_lock(config.output, run_id):
+            yield from _emptied_on_failure(RunFolder.create(config.output, run_id))
     except BaseException:
-        folder.abandon()
         if is_new:
             with suppress(OSError):  # another run has begun here meanwhile
                 output.rmdir()
         raise
     finally:
         release_resources()
+
+
+def _emptied_on_failure(folder: RunFolder) -> Iterator[RunFolder]:
+    try:
+        yield folder
+    except BaseException:
+        folder.abandon()
+        raise
 
 
 def _compute(work: Work, summary: UsersSummary, journal: Journal, scratch: Path) -> list[Outcome]:
@@ -164,17 +175,15 @@ def _work(config: JobConfig, users: Path, folder: RunFolder) -> Work:
     )
 
 
-def _check(summary: UsersSummary, loaded: Resources, config: JobConfig) -> None:
-    """See that users, bundle and options go together."""
-    expected = loaded.bundle.format.user_id_type
+def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
+    """See that users and bundle go together, before anything slow is loaded."""
+    expected = read_format(config.bundle).user_id_type
     if str(summary.id_type) != expected:
         raise SchemaError(
             f"column {config.user_id_column!r} of {config.users} holds {summary.id_type} ids, "
             f"bundle {config.bundle} was trained on {expected} ids",
             "cast the column, or name the bundle that belongs to these users",
         )
-    if config.fallback == "popularity" and loaded.bundle.popularity is None:
-        say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
 
 
 def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:

@@ -14,7 +14,14 @@ from batchrec import __version__
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.features.training_set import TrainingSet, load_training_set
-from batchrec.models.bundle import ITEM_EMBEDDINGS, POPULARITY, QUERY_SAMPLE, write_embeddings, write_format
+from batchrec.models.bundle import (
+    ITEM_EMBEDDINGS,
+    POPULARITY,
+    QUERY_SAMPLE,
+    write_embeddings,
+    write_format,
+)
+from batchrec.models.bundle_format import BUNDLE_FILE
 from batchrec.models.towers import TowerShape
 from batchrec.models.training import Trained, TrainingOptions, train_models
 from batchrec.progress import say
@@ -38,7 +45,7 @@ class TrainJob:
     feature_repo
         Feast repository that has been applied.
     output
-        Folder of the bundle to be; must not exist, or hold an earlier bundle.
+        Folder of the bundle to be; must not exist, or be empty.
     items
         Parquet file of further ``item_id``; None for none.
     service
@@ -159,7 +166,6 @@ def write_bundle(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Tr
     pq.write_table(pa.table({ITEM_ID: data.item_ids, INTERACTIONS: counts}), folder / POPULARITY)
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     write_format(folder, _description(job, data, seen, trained), files)
-    shutil.rmtree(job.output, ignore_errors=True)
     folder.rename(job.output)
 
 
@@ -192,9 +198,10 @@ def _description(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Tr
 
 
 def _check_output(output: Path) -> None:
-    """Refuse to overwrite anything but a bundle."""
-    if output.exists() and not (output / "bundle.json").is_file() and any(output.iterdir()):
-        raise ArtifactError(f"{output} exists and is no bundle", "name another folder for the bundle")
+    """Refuse to replace anything: a bundle that runs depend on is as easily lost as made."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        what = "holds a bundle already" if (output / BUNDLE_FILE).is_file() else "exists already"
+        raise ArtifactError(f"{output} {what}", "name another --output, or move it away")
 
 
 def _read_by(trained: Trained, inputs: Sequence[FeatureInput]) -> list[FeatureInput]:

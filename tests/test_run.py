@@ -8,7 +8,25 @@ from datetime import UTC, datetime
 import pyarrow.parquet as pq
 
 from batchrec.config import load_config
+from batchrec.output.lock import run_lock
 from tests.runs import command, published
+
+
+def test_a_run_that_another_process_writes_is_busy(world, batchrec, tmp_path):
+    output = tmp_path / "output"
+    with run_lock(output, "r"):
+        said = batchrec(*world.args(output, "--run-id=r"))
+        assert said.code == 75
+        assert "another process is writing" in said.err
+    assert list(output.iterdir()) == []
+
+
+def test_training_replaces_no_bundle(world, batchrec, tmp_path):
+    before = {path: path.read_bytes() for path in world.bundle.rglob("*") if path.is_file()}
+    said = batchrec("train", "--interactions", tmp_path / "none.parquet", "--output", world.bundle)
+    assert said.code == 2
+    assert f"{world.bundle} holds a bundle already" in said.err
+    assert before == {path: path.read_bytes() for path in world.bundle.rglob("*") if path.is_file()}
 
 
 def test_manifest_tells_what_was_done(world, batchrec, tmp_path):

@@ -169,6 +169,17 @@ def test_glob(tmp_path):
     assert partitions(path) == [[1, 2]]
 
 
+def test_glob_passes_over_what_is_no_data(tmp_path):
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    write(source / "a.parquet", [1])
+    (source / "_SUCCESS").touch()
+    (source / ".a.parquet.crc").touch()
+    _, path = prepare_users(f"{source}/*", "user_id", work, 10)
+    assert partitions(path) == [[1]]
+
+
 def test_name_that_looks_like_a_glob_but_exists(tmp_path):
     source = write(tmp_path / "users[1].parquet", [1])
     write(tmp_path / "users1.parquet", [2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.dataset as ds
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, SchemaError
 from batchrec.output.manifest import read_manifest
+from batchrec.output.verify import verified_parts
 from batchrec.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
@@ -16,9 +18,12 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, line breaks of any kind, and marks that turn the direction of what follows."""
+
 
 def lists_table(run: Path, items: Path | None, users: int) -> Table:
-    """Make a table of the first users' lists.
+    """Make a table of the first users' lists; ids and titles stand in it as they are, never as markup.
 
     Parameters
     ----------
@@ -32,30 +37,39 @@ def lists_table(run: Path, items: Path | None, users: int) -> Table:
     Raises
     ------
     ArtifactError
-        If the folder is not a published run in layout ``list``.
+        If the folder is not a published run in layout ``list``, or a part is missing or not the one that was published.
     SchemaError
         If the items cannot be read.
     """
     from rich.table import Table
+    from rich.text import Text
 
     folder = run.resolve()
     manifest = read_manifest(folder)
     if "item_ids" not in manifest["schema"]:
         raise ArtifactError(f"{run} was written in layout long", "show a run in layout list")
+    parts = verified_parts(folder, manifest)
     titles = _titles(items)
-    table = Table(title=f"run {manifest['run_id']}, as of {manifest['as_of']}", show_lines=True)
+    title = _visible(f"run {manifest['run_id']}, as of {manifest['as_of']}")
+    table = Table(title=Text(title, "table.title"), show_lines=True)
     for name in ("user", "status", "list, best first"):
         table.add_column(name)
-    for row in _first_rows(folder, manifest, users):
-        places = zip(row["item_ids"], row["scores"], strict=True)
-        lines = [f"{rank:>2}. {titles.get(item, item)}  ({score:.2f})" for rank, (item, score) in enumerate(places, 1)]
-        table.add_row(str(row[USER_ID]), row["status"], "\n".join(lines))
+    for row in ds.dataset(parts, format="parquet").head(users).to_pylist():
+        cells = _visible(row[USER_ID]), _visible(row["status"]), _list(row, titles)
+        table.add_row(*map(Text, cells))
     return table
 
 
-def _first_rows(folder: Path, manifest: dict[str, Any], users: int) -> list[dict[str, Any]]:
-    paths = [str(folder / part["name"]) for part in manifest["parts"]]
-    return list(ds.dataset(paths, format="parquet").head(users).to_pylist())
+def _list(row: dict[str, Any], titles: dict[Any, str]) -> str:
+    places = zip(row["item_ids"], row["scores"], strict=True)
+    return "\n".join(
+        f"{rank:>2}. {_visible(titles.get(item, item))}  ({score:.2f})" for rank, (item, score) in enumerate(places, 1)
+    )
+
+
+def _visible(value: object) -> str:
+    """Write out the characters by which data could move the cursor, break a line or turn its direction."""
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
 
 
 def _titles(items: Path | None) -> dict[Any, str]:

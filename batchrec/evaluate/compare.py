@@ -79,7 +79,8 @@ def evaluate_runs(
     SchemaError
         Where a table is missing, unreadable, empty, or its ids are of another type than those of the other tables.
     ArtifactError
-        Where a folder is not a published run, or its rows contradict each other or the catalogue.
+        Where a folder is not a published run, one of its parts is missing or not the one that was published, or the
+        rows contradict each other or the catalogue.
     """
     _check_options(k, resamples, seed)
     items = read_item_ids(catalogue or interactions)

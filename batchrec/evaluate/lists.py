@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, ConfigError, SchemaError
 from batchrec.evaluate.tables import positions_in, require_type
+from batchrec.output.manifest import MANIFEST, read_manifest
+from batchrec.output.publish import SUCCESS
+from batchrec.output.verify import verified_parts
 from batchrec.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
@@ -66,7 +69,8 @@ def read_lists(run: Path, users: pa.Array, catalogue: pa.Array, k: int) -> Lists
     Raises
     ------
     ArtifactError
-        Where the folder is not a published run, or its rows contradict each other or the catalogue.
+        Where the folder is not a published run, a part is missing or not the one that was published, or the rows
+        contradict each other or the catalogue.
     SchemaError
         Where the part files lack a column, or their ids are of another type.
     ConfigError
@@ -91,19 +95,19 @@ def read_lists(run: Path, users: pa.Array, catalogue: pa.Array, k: int) -> Lists
 
 
 def part_files(run: Path) -> list[Path]:
-    """Return the part files of a published run, sorted by name.
+    """Return the part files of a published run, in the order of its manifest.
 
     Raises
     ------
     ArtifactError
-        Where the folder lacks ``_SUCCESS``, ``_manifest.json`` or part files.
+        Where the folder lacks ``_SUCCESS``, ``_manifest.json`` or part files, or a part is not as the manifest says.
     """
-    for name in ("_SUCCESS", "_manifest.json"):
+    for name in (SUCCESS, MANIFEST):
         if not (run / name).is_file():
             raise ArtifactError(
                 f"{run} is not a published run (it has no {name})", "give the folder of a run that was published"
             )
-    parts = sorted(run.glob("part-*.parquet"))
+    parts = verified_parts(run, read_manifest(run))
     if not parts:
         raise ArtifactError(f"{run} holds no part file", "give the folder of a run that holds lists")
     return parts

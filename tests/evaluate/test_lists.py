@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -5,7 +7,7 @@ import pytest
 
 from batchrec.errors import ArtifactError, ConfigError, SchemaError
 from batchrec.evaluate.lists import read_lists
-from tests.evaluate.support import publish
+from tests.evaluate.support import publish, seal
 
 USERS = pa.array([2, 3, 5, 8])
 CATALOGUE = pa.array(["a", "b", "c", "d"])
@@ -26,7 +28,7 @@ def test_rows_of_a_long_part_may_stand_in_any_order(tmp_path):
     run = publish(tmp_path / "run", LISTS, "long")
     part = run / "part-00000.parquet"
     pq.write_table(pq.read_table(part).take([6, 0, 5, 1, 4, 2, 3, 7]), part)
-    assert read_lists(run, USERS, CATALOGUE, k=2).positions.tolist() == PLACED
+    assert read_lists(seal(run), USERS, CATALOGUE, k=2).positions.tolist() == PLACED
 
 
 def test_ranks_from_0(tmp_path):
@@ -35,7 +37,7 @@ def test_ranks_from_0(tmp_path):
     table = pq.read_table(part)
     pq.write_table(table.set_column(1, "rank", pa.array(table["rank"].to_numpy() - 1)), part)
     with pytest.raises(ArtifactError, match=r"part-00000\.parquet holds rank 0, expected ranks from 1"):
-        read_lists(run, USERS, CATALOGUE, k=2)
+        read_lists(seal(run), USERS, CATALOGUE, k=2)
 
 
 def test_narrow_integer_ids(tmp_path):
@@ -67,21 +69,42 @@ def test_a_run_without_parts(tmp_path):
     run = publish(tmp_path / "run", LISTS)
     (run / "part-00000.parquet").unlink()
     with pytest.raises(ArtifactError, match="no part file"):
-        read_lists(run, USERS, CATALOGUE, k=2)
+        read_lists(seal(run), USERS, CATALOGUE, k=2)
 
 
 def test_a_damaged_part(tmp_path):
     run = publish(tmp_path / "run", LISTS)
     (run / "part-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(ArtifactError, match=r"part-00000\.parquet cannot be read"):
+        read_lists(seal(run), USERS, CATALOGUE, k=2)
+
+
+def test_a_part_that_the_run_lacks(tmp_path):
+    run = publish(tmp_path / "run", LISTS, parts=2)
+    (run / "part-00001.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"part-00001\.parquet is missing"):
         read_lists(run, USERS, CATALOGUE, k=2)
+
+
+def test_a_part_of_another_run(tmp_path):
+    run = publish(tmp_path / "run", LISTS, parts=2)
+    other = publish(tmp_path / "other", LISTS | {2: ["a", "c", "d"]}, parts=2)
+    shutil.copy(other / "part-00001.parquet", run)
+    with pytest.raises(ArtifactError, match=r"part-00001\.parquet is damaged"):
+        read_lists(run, USERS, CATALOGUE, k=2)
+
+
+def test_a_part_file_that_the_manifest_does_not_name_is_not_read(tmp_path):
+    run = publish(tmp_path / "run", LISTS)
+    shutil.copy(publish(tmp_path / "other", {3: ["a", "b"]}) / "part-00000.parquet", run / "part-00001.parquet")
+    assert read_lists(run, USERS, CATALOGUE, k=2).positions.tolist() == PLACED
 
 
 def test_a_part_without_lists(tmp_path):
     run = publish(tmp_path / "run", LISTS)
     pq.write_table(pa.table({"user_id": [2], "score": [0.5]}), run / "part-00000.parquet")
     with pytest.raises(SchemaError, match="has the columns user_id int64, score double; expected user_id and a list"):
-        read_lists(run, USERS, CATALOGUE, k=2)
+        read_lists(seal(run), USERS, CATALOGUE, k=2)
 
 
 def test_user_ids_of_another_type(tmp_path):
@@ -117,7 +140,7 @@ def test_a_user_listed_twice_in_two_parts(tmp_path, layout):
     run = publish(tmp_path / "run", {2: ["a", "b"], 3: ["c", "b"]}, layout)
     (run / "part-00001.parquet").write_bytes((run / "part-00000.parquet").read_bytes())
     with pytest.raises(ArtifactError, match=r"part-00001\.parquet holds a second list of user 2"):
-        read_lists(run, USERS, CATALOGUE, k=2)
+        read_lists(seal(run), USERS, CATALOGUE, k=2)
 
 
 def test_a_user_listed_twice_in_one_part(tmp_path):
@@ -125,4 +148,4 @@ def test_a_user_listed_twice_in_one_part(tmp_path):
     part = run / "part-00000.parquet"
     pq.write_table(pa.concat_tables([pq.read_table(part)] * 2), part)
     with pytest.raises(ArtifactError, match="holds a second list of user 2"):
-        read_lists(run, USERS, CATALOGUE, k=2)
+        read_lists(seal(run), USERS, CATALOGUE, k=2)

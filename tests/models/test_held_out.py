@@ -47,7 +47,7 @@ def test_where_few_return_the_end_of_each_history_is_held_out():
     # Users come one after the other, ten events each; only every tenth comes back, at the very end.
     n_users = 100
     log = make_events([range(11) if user % 10 == 0 else range(10) for user in range(n_users)])
-    rank, length = log.ranks()
+    rank, _ = log.ranks()
     time = np.where(rank < 10, 10 * log.user + rank, 10 * n_users + log.user)
     held = hold_out(replace(log, time=time), seed=0)
     assert len(np.unique(log.user[held])) == n_users // 2
