@@ -70,16 +70,6 @@ def interactions_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Sc
     )
 
 
-def item_embeddings_schema(item_type: pa.DataType, dimension: int) -> pa.Schema:
-    """Item embeddings of a bundle: one row an item, sorted by item id, ids unique."""
-    return pa.schema(
-        [
-            pa.field(ITEM_ID, item_type, nullable=False),
-            pa.field(EMBEDDING, pa.list_(pa.float32(), dimension), nullable=False),
-        ]
-    )
-
-
 def list_schema(
     user_type: pa.DataType, item_type: pa.DataType, *, sampled: bool, kept: Iterable[pa.Field] = ()
 ) -> pa.Schema:

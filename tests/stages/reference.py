@@ -13,14 +13,6 @@ def anti_join(positions, seen, eligible):
     ]
 
 
-def compact(positions, scores, keep, width):
-    out = []
-    for row in zip(positions, scores, keep, strict=True):
-        kept = [(position, score) for position, score, stays in zip(*row, strict=True) if stays]
-        out.append((kept + [(-1, -math.inf)] * width)[:width])
-    return [[p for p, _ in row] for row in out], [[s for _, s in row] for row in out]
-
-
 def order(positions, scores):
     out = []
     for row_positions, row_scores in zip(positions, scores, strict=True):

@@ -6,7 +6,6 @@ import pytest
 
 from batchrec.arrays import Ragged
 from batchrec.stages.anti_join import anti_join
-from batchrec.stages.compact import compact
 from batchrec.stages.order import order
 from batchrec.stages.rank import rank
 from batchrec.stages.retrieve import retrieve
@@ -40,7 +39,6 @@ def search(queries, depth):
 
 STAGES = {
     "anti_join": lambda: [keep(POSITIONS, there([0, 1], xp.int64))],
-    "compact": lambda: compact(POSITIONS, SCORES, POSITIONS > 0, 5),
     "order": lambda: order(POSITIONS, SCORES),
     "rank": lambda: [
         rank({"u": SCORES[:, 0]}, {"i": SCORES[0, :]}, POSITIONS, lambda p: p["u"] + p["i"], 3, unroll=unroll)
