@@ -32,7 +32,7 @@ _PAIR = re.compile(
       | " (?: [^"\\] | \\. | "" )* "
       | ' (?: [^'\\] | \\. | '' )* '
       | ["'] [^\n]*
-      | (?! [\[{{] | (?:null|none|true|false)\b )
+      | (?! [\[{{] | (?:null|none|true|false) (?![^\s,;)\]}}]) )
         (?:
             [^\s,;&"')\]}}\\]
           # Not the end: an end is a sign that another pair, a space or nothing follows.

@@ -54,6 +54,7 @@ PAIRS = [
     ("- s3_secret: a b\n- x", "- s3_secret: ***\n- x"),
     ("password: 'it''s' # so", "password: '***' # so"),
     ("login failed, token: a1b2c3 was refused", "login failed, token: *** was refused"),
+    ("password=null-and-void, x=1", "password=***, x=1"),
     ("password='never closed\nport=1", "password=***\nport=1"),
     ("Authorization: Bearer a.b.c", "Authorization: Bearer ***"),
     ('{"Authorization": "Basic dXNlcg=="}', '{"Authorization": "Basic ***"}'),
