@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import typer
 
 from batchrec import __version__
 from batchrec.errors import BatchrecError
+from batchrec.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +33,11 @@ app = typer.Typer(
 )
 
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 75
+"""By SIGTERM: temporary, the same run can be gone on with."""
+
+SECONDS_TO_STOP = 8.0
+"""After SIGTERM; schedulers send SIGKILL some ten seconds later."""
 
 _UsageError: Any = typer.BadParameter.__base__
 """What Click raises for arguments it cannot parse; Typer exports only this child of it."""
@@ -65,19 +72,38 @@ class IndexKind(StrEnum):
     IVF = "ivf"
 
 
+Suppress = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Parquet file with a column item_id or user_id: these items are taken out of every list, these users get "
+        "no row. Read when all lists are made. May be given several times.",
+        show_default="none",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
+
+
+class Terminated(BaseException):
+    """SIGTERM came, by which schedulers stop a job."""
 
 
 def main() -> None:
     """Run a command; end with the exit code that its outcome stands for."""
     _quiet_libraries()
+    stopped = 0
     try:
-        with _terminated_as_interrupted():
+        with _terminated_by_signal():
             code = app(prog_name="batchrec", standalone_mode=False)
+    except Terminated:
+        code = stopped = EXIT_TERMINATED
+    except KeyboardInterrupt:
+        code = stopped = EXIT_INTERRUPTED
     except Exception as error:
         code = _told(error)
-    if code == EXIT_INTERRUPTED:
-        print("batchrec: interrupted, nothing was published", file=sys.stderr)
+    if code == EXIT_INTERRUPTED:  # Click answers Ctrl-C itself
+        stopped = EXIT_INTERRUPTED
+    if stopped:
+        _stop(stopped)
     sys.exit(code)
 
 
@@ -131,14 +157,39 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")] = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder of all runs; must be local.", show_default="output")
+        str | None,
+        typer.Option(help="Folder of all runs, a local path or a URL that fsspec knows.", show_default="output"),
     ] = None,
     run_id: Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the as-of time")] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume",
+            help="Go on with an unfinished run: the one that --run-id names, otherwise the newest.",
+            show_default="off",
+        ),
+    ] = None,
     users_per_partition: Annotated[
         int | None, typer.Option(help="Users that are computed together, one part file.", show_default="10000")
     ] = None,
     layout: Annotated[
         Layout | None, typer.Option(help="One row a user (list) or one row an item (long).", show_default="list")
+    ] = None,
+    suppress: Suppress = None,
+    max_failed_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the users, 0 to 1, whose features may fail to be read before nothing is published.",
+            show_default="0",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Read the finished parts again and prove them before they are published; --no-verify leaves it out.",
+            show_default="verify",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -210,7 +261,7 @@ def index(
 
 @app.command()
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Published runs, or output/current.")],
+    runs: Annotated[list[str], typer.Argument(help="Published runs, or output/current.")],
     holdout: Annotated[Path, typer.Option(help="Parquet file of held-out interactions.")],
     interactions: Annotated[Path, typer.Option(help="Parquet file of the interactions trained on.")],
     items: Annotated[
@@ -231,8 +282,26 @@ def evaluate(
 
 
 @app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
+    ] = None,
+    feature_repo: Annotated[
+        Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
+    ] = None,
+    suppress: Suppress = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Read a published run again and prove that it holds what it promises."""
+    from batchrec.verification import verify_published
+
+    _print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
+
+
+@app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="A published run, or output/current.")],
+    run: Annotated[str, typer.Argument(help="A published run, or output/current.")],
     items: Annotated[
         Path | None, typer.Option(help="Parquet file of item_id and title.", show_default="ids are shown")
     ] = None,
@@ -280,9 +349,9 @@ def _plain(value: object) -> object:
 def _told(error: Exception) -> int:
     """Print an error as one line, whatever line breaks a library put into it; return the exit code it stands for."""
     if "--debug" in sys.argv:
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     sentence, code = _sentence(error)
-    print(f"batchrec: error: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"batchrec: error: {redact(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 
@@ -297,17 +366,30 @@ def _sentence(error: Exception) -> tuple[str, int]:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, by which schedulers stop a job, clean up as Ctrl-C does."""
+def _terminated_by_signal() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does, for as long as there is time."""
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def terminate(*_: object) -> NoReturn:
+        deadline = threading.Timer(SECONDS_TO_STOP, _stop, [EXIT_TERMINATED])
+        deadline.daemon = True
+        deadline.start()
+        raise Terminated
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stop(code: int) -> NoReturn:
+    """Leave at once, without waiting for threads that are in the middle of a part: a part is there whole or not."""
+    word = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
+    print(f"batchrec: {word}, nothing was published; a run can be gone on with --resume", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def _quiet_libraries() -> None:

@@ -60,12 +60,24 @@ class JobConfig(BaseSettings):
         "popularity", description="what users without any features get: the most popular items, or an empty list"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the sampling")
-    output: str = Field("output", description="folder of all runs; must be local")
+    output: str = Field("output", description="folder of all runs, a local path or a URL that fsspec knows")
     run_id: str | None = Field(None, description="name of the run's folder; default the as-of time")
+    resume: bool = Field(
+        False, description="go on with an unfinished run: the one that `run_id` names, otherwise the newest"
+    )
     users_per_partition: int = Field(
         10_000, ge=1, le=2**24, description="users that are computed together, one part file"
     )
     layout: Literal["list", "long"] = Field("list", description="one row a user (list) or one row an item (long)")
+    suppress: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Parquet files, separated by commas (in the job file also a list), with a column item_id or "
+        "user_id: read when all lists are made; these items are taken out of every list, these users get no row",
+    )
+    max_failed_share: float = Field(
+        0.0, ge=0, le=1, description="share of the users whose features may fail to be read before nothing is published"
+    )
+    verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
 
     @field_validator("as_of", mode="before")
     @classmethod
@@ -82,7 +94,7 @@ class JobConfig(BaseSettings):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return value
 
-    @field_validator("keep_columns", mode="before")
+    @field_validator("keep_columns", "suppress", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Read names separated by commas; a text without any is no column."""
@@ -128,14 +140,19 @@ class JobConfig(BaseSettings):
         """Return every option as JSON values, for the manifest."""
         return {name: _plain(value) for name, value in self.model_dump().items()}
 
+    def row_options(self) -> dict[str, Any]:
+        """Return the options that decide what stands in the output, and in which files."""
+        return {name: value for name, value in self.options().items() if name not in _NOT_IN_ROWS}
+
     def fingerprint(self) -> str:
-        """SHA-256 over the options that decide what stands in the output, and in which files."""
-        rows = {name: value for name, value in self.options().items() if name not in _NOT_IN_ROWS}
-        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        """SHA-256 over :meth:`row_options`."""
+        return hashlib.sha256(json.dumps(self.row_options(), sort_keys=True).encode()).hexdigest()
 
 
-_NOT_IN_ROWS = {"users", "bundle", "feature_repo", "output", "run_id"}
-"""Places, not content: what lies there has fingerprints of its own."""
+_NOT_IN_ROWS = {
+    *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
+    *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
+}
 
 
 def load_config(flags: dict[str, Any], job_file: Path | None) -> JobConfig:
@@ -233,4 +250,6 @@ def _plain(value: object) -> Any:
         return value.isoformat()
     if isinstance(value, float) and math.isinf(value):
         return "inf"
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Path) else value

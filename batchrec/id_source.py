@@ -108,6 +108,13 @@ def row_batches(source: str, column: str, kept: pa.Schema) -> Iterator[pa.Record
                 yield pa.RecordBatch.from_arrays([ids, *values], names=[column, *kept.names])
 
 
+def column_names(source: str) -> list[str]:
+    """Return the columns of the first file of a data set; raises as :func:`row_batches` does."""
+    filesystem, paths = _find(source)
+    with _opened(filesystem, paths[0]) as file:
+        return list(file.schema_arrow.names)
+
+
 @contextmanager
 def _opened(filesystem: Any, path: str) -> Iterator[pq.ParquetFile]:
     try:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
+from batchrec.redact import redact
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -15,9 +17,9 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def say(message: str) -> None:
-    """Print one line of plain log to standard error."""
+    """Print one line of plain log to standard error, without secrets."""
     stamp = time.strftime("%H:%M:%S")
-    print(f"{stamp} {message}", file=sys.stderr, flush=True)
+    print(f"{stamp} {redact(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -1,31 +1,40 @@
-"""One run: check everything, compute every partition, publish, report."""
+"""One run: check everything, make every part, prove them, publish, report."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import batchrec
-from batchrec.engine.cluster import as_they_finish, local_cluster
-from batchrec.errors import ConfigError, SchemaError
+from batchrec.engine.cluster import THREADS
+from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
 from batchrec.models.bundle import read_format
-from batchrec.output.journal import Journal, JournalEntry, JournalHeader
-from batchrec.output.lock import run_lock
+from batchrec.output.journal import Begun, begin, read_begun
+from batchrec.output.location import LOCK
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
-from batchrec.output.publish import RunFolder, published_manifest
+from batchrec.output.publish import RunFolder
+from batchrec.output.storage import open_storage
+from batchrec.parts import by_stage, by_status, check_failed_share, final_parts, make_parts
 from batchrec.pipeline import Options
-from batchrec.progress import Progress, say
-from batchrec.schema import Status, list_schema, long_schema
+from batchrec.progress import say
+from batchrec.redact import redact_value
+from batchrec.resume import check_unchanged, settle
+from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
-from batchrec.users import UsersSummary, partition_count, prepare_users
-from batchrec.worker import Outcome, Resources, Work, compute_partition, release_resources, resources
+from batchrec.suppression import read_suppression
+from batchrec.users import prepare_users
+from batchrec.verify.proof import Evidence, prove
+from batchrec.worker import Work, release_resources, resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +42,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.config import JobConfig
+    from batchrec.output.storage import Held, Storage
+    from batchrec.parts import FinalPart
+    from batchrec.suppression import Suppression
+    from batchrec.users import UsersSummary
+    from batchrec.worker import Resources
 
 _VERSIONS_OF = ("dask", "faiss-cpu", "faiss-gpu", "feast", "keras", "numpy", "pyarrow", "tensorflow-cpu", "tensorflow")
 
@@ -48,9 +62,21 @@ class RunSummary:
     by_status: dict[str, int]
     null_rows: int
     duplicate_rows: int
+    suppressed_users: int
     parts: int
+    verified: bool
     seconds: float
     users_per_second: float
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What a run holds when its last part is made."""
+
+    users: UsersSummary
+    parts: list[FinalPart]
+    suppression: Suppression | None
+    fingerprints: dict[str, str]
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -59,53 +85,140 @@ def run(config: JobConfig) -> RunSummary:
     Raises
     ------
     BatchrecError
-        If anything that the run needs cannot be used, or something fails on the way. Nothing is published then, and
-        nothing half-written is left.
+        If anything that the run needs cannot be used, or something fails on the way. Nothing is published then; parts
+        that are finished stay, and a run with ``resume``, or of the same run id, goes on from there.
     """
-    started = datetime.now(UTC)
+    now, started = datetime.now(UTC), time.monotonic()
     stopwatch = Stopwatch()
-    config = _settled(config, started)
-    with _run_folder(config) as folder:
+    output = open_storage(config.output)
+    with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
+        config = settle(config, output, now)
+        folder = RunFolder.open(output, str(config.run_id))
+        with _resumable(folder):
+            finished = _finish(config, folder, now, stopwatch)
+            manifest = _publish(config, folder, finished, held, stopwatch)
+    return _summary(folder, manifest, time.monotonic() - started, stopwatch.seconds["compute"])
+
+
+def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch) -> _Finished:
+    """Make every part of the run that is not there yet, as it is to be published."""
+    with folder.scratch() as scratch:
         with stopwatch("read users"):
-            summary, users = prepare_users(
-                config.users, config.user_id_column, folder.work, config.users_per_partition, config.keep_columns
+            users, path = prepare_users(
+                config.users, config.user_id_column, scratch, config.users_per_partition, config.keep_columns
             )
-        _check_id_type(summary, config)
+        _check_id_type(users, config)
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
-        fingerprints = {
-            "users": summary.fingerprint,
-            "bundle": loaded.bundle.fingerprint,
-            "config": config.fingerprint(),
-            "code": code_fingerprint(),
-        }
+        fingerprints = _fingerprints(users, loaded, config)
+        _begin(config, folder, fingerprints, now)
+        work = _work(config, path)
         with stopwatch("compute"):
-            journal = Journal(folder.path, JournalHeader(folder.run_id, fingerprints))
-            outcomes = _compute(_work(config, users, folder), summary, journal, folder.work)
-        manifest = Manifest(
+            made = make_parts(work, users.distinct_users, scratch)
+        check_failed_share(made, users.distinct_users, config.max_failed_share)
+        with stopwatch("suppress"):
+            suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
+            parts = final_parts(work, made, suppression)
+    return _Finished(users, parts, suppression, fingerprints)
+
+
+def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
+    """Check that the numbers add up, prove the parts, and move readers to them."""
+    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    users, parts = finished.users, finished.parts
+    accounting = Accounting(
+        input_rows=users.input_rows,
+        null_rows=users.null_rows,
+        duplicate_rows=users.duplicate_rows,
+        distinct_users=users.distinct_users,
+        by_status=by_status(parts),
+        suppressed_users=sum(part.suppressed_users for part in parts),
+    )
+    check_accounting(accounting, sum(part.record.rows for part in parts), config.layout)
+
+    def manifest(verification: dict[str, Any] | None) -> Manifest:
+        return Manifest(
             run_id=folder.run_id,
             created=datetime.now(UTC),
             as_of=_as_of(config),
-            parts=[outcome.part for outcome in outcomes],
-            schema=_schema(summary, loaded, config),
-            accounting=_accounting(summary, outcomes),
-            fingerprints=fingerprints,
-            seconds=stopwatch.seconds | _by_stage(outcomes),
+            parts=[part.record for part in parts],
+            schema=_schema(users, loaded, config),
+            accounting=accounting,
+            fingerprints=finished.fingerprints,
+            seconds=stopwatch.seconds | by_stage(parts),
             options=config.options(),
             versions=_versions(),
+            suppression=_suppressed(finished),
+            verification=verification,
         )
-        check_accounting(manifest.accounting, sum(part.rows for part in manifest.parts), config.layout)
-        folder.publish(manifest)
-    return _summary(folder, manifest, (datetime.now(UTC) - started).total_seconds(), stopwatch.seconds["compute"])
+
+    proof = None
+    if config.verify:
+        with stopwatch("verify"):
+            proof = _proof(folder.storage, manifest(None), loaded, config, finished.suppression)
+    held.check()
+    published = manifest(proof)
+    folder.publish(published)
+    return published
 
 
-def _settled(config: JobConfig, started: datetime) -> JobConfig:
-    """Put in what follows from the clock, so that the manifest and the fingerprint tell what was really asked for."""
-    as_of = config.as_of or started.replace(microsecond=0)
-    run_id = f"{as_of:%Y%m%dT%H%M%SZ}" if config.run_id is None else config.run_id
-    return config.model_copy(update={"as_of": as_of, "run_id": run_id})
+def _proof(
+    storage: Storage, manifest: Manifest, loaded: Resources, config: JobConfig, suppression: Suppression | None
+) -> dict[str, Any]:
+    def seen_of(ids: pa.Array) -> pa.Array:
+        return loaded.store.point_in_time(ids, _as_of(config), [loaded.seen])[loaded.seen.feature].combine_chunks()
+
+    evidence = Evidence(
+        loaded.bundle.item_ids,
+        seen_of,
+        None if suppression is None else suppression.items,
+        None if suppression is None else suppression.users,
+    )
+    try:
+        with ThreadPoolExecutor(THREADS) as threads:
+            proof = prove(storage, manifest.as_dict(), evidence, threads.map)
+    except FeatureError as error:
+        raise BusyError(
+            f"all parts are finished, but seen items could not be read to prove them ({error.problem})",
+            "run again with --resume, or with --no-verify",
+        ) from error
+    say(f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, no violation")
+    return proof
+
+
+def _begin(config: JobConfig, folder: RunFolder, fingerprints: dict[str, str], now: datetime) -> None:
+    """Write what the run begins with; where it has begun before, see that nothing has changed since."""
+    options = redact_value(config.row_options())
+    begun = read_begun(folder.storage)
+    if begun is None:
+        begin(folder.storage, Begun(folder.run_id, now, _as_of(config), fingerprints, options))
+    else:
+        check_unchanged(begun, fingerprints, options, folder.shown)
+    folder.tidy()
+
+
+def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> dict[str, str]:
+    return {
+        "users": users.fingerprint,
+        "user_ids": users.ids_fingerprint,
+        "bundle": loaded.bundle.fingerprint,
+        "config": config.fingerprint(),
+        "code": code_fingerprint(),
+    }
+
+
+def _suppressed(finished: _Finished) -> dict[str, Any] | None:
+    if finished.suppression is None:
+        return None
+    return {
+        "fingerprint": finished.suppression.fingerprint,
+        "items": len(finished.suppression.items),
+        "users": len(finished.suppression.users),
+        "items_taken_out": sum(part.suppressed_items for part in finished.parts),
+        "users_left_out": sum(part.suppressed_users for part in finished.parts),
+    }
 
 
 def _as_of(config: JobConfig) -> datetime:
@@ -114,60 +227,33 @@ def _as_of(config: JobConfig) -> datetime:
 
 
 @contextmanager
-def _run_folder(config: JobConfig) -> Iterator[RunFolder]:
-    """Make the run's folder; on any failure leave the output as it was found."""
-    run_id, output = str(config.run_id), Path(config.output)
-    if published_manifest(config.output, run_id) is not None:
-        raise ConfigError(
-            f"{output / run_id} already holds a published run", "choose another --run-id, or move that run away"
-        )
-    is_new = not output.exists()
+def _released() -> Iterator[None]:
     try:
-        with run_lock(config.output, run_id):
-            yield from _emptied_on_failure(RunFolder.create(config.output, run_id))
-    except BaseException:
-        if is_new:
-            with suppress(OSError):  # another run has begun here meanwhile
-                output.rmdir()
-        raise
+        yield
     finally:
         release_resources()
 
 
-def _emptied_on_failure(folder: RunFolder) -> Iterator[RunFolder]:
+@contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """On any failure leave what can be gone on with, and nothing else."""
     try:
-        yield folder
-    except BaseException:
-        folder.abandon()
+        yield
+    except (GateError, BusyError, SinkError):
+        raise  # what stopped the run may pass, and then it is asked to go on
+    except Exception:
+        with suppress(SinkError):  # a store that is away is told of already
+            folder.abandon()
         raise
 
 
-def _compute(work: Work, summary: UsersSummary, journal: Journal, scratch: Path) -> list[Outcome]:
-    """Compute all partitions; outcomes in the order of partitions."""
-    numbers = range(partition_count(work.users))
-    outcomes: dict[int, Outcome] = {}
-    say(
-        f"{summary.distinct_users:,} users in {len(numbers):,} partitions, "
-        f"features as of {work.as_of:%Y-%m-%d %H:%M:%S} UTC"
-    )
-    with (
-        journal,
-        local_cluster(scratch) as client,
-        Progress("Recommending", summary.distinct_users, "users") as progress,
-    ):
-        for outcome in as_they_finish(client, partial(compute_partition, work), numbers):
-            journal.append(JournalEntry(outcome.part, outcome.by_status, outcome.seconds))
-            outcomes[outcome.partition] = outcome
-            progress.advance(outcome.users)
-    return [outcomes[number] for number in numbers]
-
-
-def _work(config: JobConfig, users: Path, folder: RunFolder) -> Work:
+def _work(config: JobConfig, users: Path) -> Work:
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
         users=users,
-        folder=folder.path,
+        output=config.output,
+        run_id=str(config.run_id),
         as_of=_as_of(config),
         options=Options(config.candidates, config.top_k, config.temperature, config.seed, config.rank_by),
         fallback=config.fallback,
@@ -192,33 +278,19 @@ def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.S
     return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite, kept=summary.kept)
 
 
-def _accounting(summary: UsersSummary, outcomes: list[Outcome]) -> Accounting:
-    return Accounting(
-        input_rows=summary.input_rows,
-        null_rows=summary.null_rows,
-        duplicate_rows=summary.duplicate_rows,
-        distinct_users=summary.distinct_users,
-        by_status={str(name): sum(outcome.by_status[str(name)] for outcome in outcomes) for name in Status},
-    )
-
-
-def _by_stage(outcomes: list[Outcome]) -> dict[str, float]:
-    """Seconds of every stage, added over partitions; partitions overlap, so this may exceed the wall clock."""
-    stages = dict.fromkeys(stage for outcome in outcomes for stage in outcome.seconds)
-    return {stage: sum(outcome.seconds.get(stage, 0.0) for outcome in outcomes) for stage in stages}
-
-
 def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: float) -> RunSummary:
     accounting = manifest.accounting
     return RunSummary(
         run_id=manifest.run_id,
-        path=str(folder.path),
+        path=folder.shown,
         rows=sum(part.rows for part in manifest.parts),
         users=accounting.distinct_users,
         by_status={name: count for name, count in accounting.by_status.items() if count},
         null_rows=accounting.null_rows,
         duplicate_rows=accounting.duplicate_rows,
+        suppressed_users=accounting.suppressed_users,
         parts=len(manifest.parts),
+        verified=manifest.verification is not None,
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
     )
@@ -226,12 +298,13 @@ def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: f
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """SHA-256 over the sources of this package, so that a run can tell which code made it."""
+    """SHA-256 over the sources of this package and the versions of what computes, to tell which code made a run."""
     root = Path(batchrec.__file__).parent
     whole = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         whole.update(f"{path.relative_to(root).as_posix()}\0".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())
+    whole.update(json.dumps(_versions(), sort_keys=True).encode())
     return whole.hexdigest()
 
 

@@ -59,6 +59,11 @@ def id_type(dtype: pa.DataType) -> pa.DataType:
     return pa.int64() if pa.types.is_integer(dtype) else pa.string()
 
 
+def list_of(dtype: pa.DataType) -> pa.DataType:
+    """Return the type of a list column as it is read back: Parquet calls the values of a list ``element``."""
+    return pa.list_(pa.field("element", dtype))
+
+
 def interactions_schema(user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:
     """Interactions: one row an event, sorted by user, then time, then item."""
     return pa.schema(
@@ -79,11 +84,11 @@ def list_schema(
     """
     fields = [
         pa.field(USER_ID, user_type, nullable=False),
-        pa.field("item_ids", pa.list_(item_type), nullable=False),
-        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("item_ids", list_of(item_type), nullable=False),
+        pa.field("scores", list_of(pa.float32()), nullable=False),
     ]
     if sampled:
-        fields.append(pa.field("propensities", pa.list_(pa.float32()), nullable=False))
+        fields.append(pa.field("propensities", list_of(pa.float32()), nullable=False))
     fields += [
         pa.field("status", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),

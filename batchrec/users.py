@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrec.errors import ConfigError, SchemaError, SinkError
+from batchrec.hashing import IdFingerprint
 from batchrec.id_source import kept_schema, row_batches
 from batchrec.kept_columns import from_sortable, to_hashable, to_sortable
 from batchrec.output.atomic import sink_error, temporary_name
@@ -58,6 +59,8 @@ class UsersSummary:
     fingerprint
         Names the set of distinct ids with their kept values, whatever their order, repetitions and files; see
         :class:`RowsFingerprint`.
+    ids_fingerprint
+        Names the set of distinct ids alone; see :class:`~batchrec.hashing.IdFingerprint`.
     kept
         Names and types of the kept columns.
     """
@@ -68,43 +71,8 @@ class UsersSummary:
     distinct_users: int
     id_type: pa.DataType
     fingerprint: str
+    ids_fingerprint: str
     kept: pa.Schema
-
-
-class IdFingerprint:
-    """SHA-256 over a stream of ids, the same however the stream is cut.
-
-    The digest of: the type's name, then the SHA-256 of the values (int64: 8 bytes each, little endian; string: the
-    UTF-8 bytes, nothing between), then, for strings, the SHA-256 of their lengths in bytes (int64 each).
-
-    Parameters
-    ----------
-    dtype
-        int64 or string.
-    """
-
-    def __init__(self, dtype: pa.DataType) -> None:
-        self._dtype = dtype
-        self._values = hashlib.sha256()
-        self._lengths = hashlib.sha256()
-
-    def update(self, ids: pa.Array) -> None:
-        """Go on with (n,) `ids`, none of them null."""
-        if pa.types.is_integer(self._dtype):
-            self._values.update(ids.to_numpy().astype("<i8", copy=False))
-            return
-        _, offset_buffer, bytes_buffer = ids.buffers()
-        bounds = pa.Array.from_buffers(pa.int32(), len(ids) + 1, [None, offset_buffer], offset=ids.offset).to_numpy()
-        if bytes_buffer is not None:  # pyarrow has no buffer where all strings are empty
-            self._values.update(memoryview(bytes_buffer)[bounds[0] : bounds[-1]])
-        self._lengths.update((bounds[1:] - bounds[:-1]).astype("<i8"))
-
-    def hexdigest(self) -> str:
-        """Return the digest of all ids so far."""
-        whole = hashlib.sha256(str(self._dtype).encode() + self._values.digest())
-        if not pa.types.is_integer(self._dtype):
-            whole.update(self._lengths.digest())
-        return whole.hexdigest()
 
 
 class RowsFingerprint:
@@ -133,6 +101,10 @@ class RowsFingerprint:
         for (_, present, values), column in zip(self._kept, kept, strict=True):
             present.update(column.is_valid().cast(pa.int64()))
             values.update(to_hashable(column))
+
+    def ids_hexdigest(self) -> str:
+        """Return the digest of the ids of all rows so far."""
+        return self._ids.hexdigest()
 
     def hexdigest(self) -> str:
         """Return the digest of all rows so far."""
@@ -206,7 +178,14 @@ def prepare_users(
         raise sink_error(path, error) from error
     duplicates = collected.rows - collected.nulls - distinct
     summary = UsersSummary(
-        collected.rows, collected.nulls, duplicates, distinct, collected.id_type, fingerprint.hexdigest(), kept
+        collected.rows,
+        collected.nulls,
+        duplicates,
+        distinct,
+        collected.id_type,
+        fingerprint.hexdigest(),
+        fingerprint.ids_hexdigest(),
+        kept,
     )
     return summary, path
 

@@ -17,7 +17,10 @@ from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.serving import QueryTower, as_pair_scorer, load_model
-from batchrec.output.part import PartRecord, build_table, count_by_status, part_name, write_part
+from batchrec.output.part import build_table, count_by_status, write_part
+from batchrec.output.record import part_name
+from batchrec.output.status import write_status
+from batchrec.output.storage import open_storage
 from batchrec.pipeline import Line, Options, Users, recommend
 from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.models.bundle_format import FeatureInput
+    from batchrec.output.record import PartRecord
+    from batchrec.output.storage import Storage
 
     Bools = npt.NDArray[np.bool_]
 
@@ -47,8 +52,10 @@ class Work:
         Folders to load from.
     users
         The sorted ids and the kept columns, one row group a partition.
-    folder
-        Where part files go.
+    output
+        Folder of all runs, a local path or a URL.
+    run_id
+        Name of the run: part files go into the folder of this name.
     as_of
         Time as of which features are read.
     options
@@ -62,22 +69,45 @@ class Work:
     bundle: Path
     feature_repo: Path
     users: Path
-    folder: Path
+    output: str
+    run_id: str
     as_of: datetime
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
 
+    @property
+    def folder(self) -> Storage:
+        """The run folder."""
+        return open_storage(self.output).folder(self.run_id)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one partition."""
+    """What came of one partition.
+
+    Parameters
+    ----------
+    partition
+        Its number.
+    part
+        Its part file; None where the partition failed and nothing was written.
+    users
+        Users of the partition.
+    by_status
+        The same, counted by status.
+    seconds
+        Wall-clock seconds, by stage.
+    failure
+        Why it failed; empty where it did not.
+    """
 
     partition: int
-    part: PartRecord
+    part: PartRecord | None
     users: int
     by_status: dict[str, int]
     seconds: dict[str, float]
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,6 +165,9 @@ def release_resources() -> None:
 def compute_partition(work: Work, number: int) -> Outcome:
     """Compute one partition and write its part file.
 
+    Where the users' features cannot be read, the partition has failed and not the run: nothing is written, and the
+    outcome says why.
+
     Parameters
     ----------
     work
@@ -145,15 +178,19 @@ def compute_partition(work: Work, number: int) -> Outcome:
     Raises
     ------
     BatchrecError
-        If features cannot be read or the part cannot be written.
+        If models, index or items cannot be used, or the part cannot be written.
     """
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
     stopwatch = Stopwatch()
-    with stopwatch("read features"):
-        rows = read_partition(work.users, number)
-        ids = rows[USER_ID].combine_chunks()
-        refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
-        table = loaded.store.point_in_time(ids, work.as_of, refs)
+    rows = read_partition(work.users, number)
+    ids = rows[USER_ID].combine_chunks()
+    try:
+        with stopwatch("read features"):
+            refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
+            table = loaded.store.point_in_time(ids, work.as_of, refs)
+    except FeatureError as error:
+        by_status = count_by_status(np.full(len(ids), Status.FAILED))
+        return Outcome(number, None, len(ids), by_status, stopwatch.seconds, error.problem)
     with stopwatch("encode"):
         users = encode_users(ids, table, loaded)
     lists = recommend(users, loaded.line, work.options, stopwatch)
@@ -163,8 +200,23 @@ def compute_partition(work: Work, number: int) -> Outcome:
         if not found.all():
             lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
         status = statuses(lists, found, fallback=len(popular) > 0)
-        record = write_part(_part(rows, lists, status, loaded, work), work.folder / part_name(number))
+        record = _written(rows, lists, status, loaded, work, number)
     return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
+
+
+def write_failed(work: Work, number: int) -> PartRecord:
+    """Write the part of a partition that failed: a row a user, with an empty list and status ``failed``.
+
+    Raises
+    ------
+    SinkError
+        It could not be written.
+    """
+    rows = read_partition(work.users, number)
+    shape = (rows.num_rows, work.options.top_k)
+    lists = Sampled(np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.float32))
+    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    return _written(rows, lists, np.full(rows.num_rows, Status.FAILED), loaded, work, number)
 
 
 def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
@@ -212,10 +264,21 @@ def statuses(lists: Sampled, found: Bools, *, fallback: bool) -> npt.NDArray[np.
     return np.where(found, np.where(full, Status.OK, Status.SHORT), without)
 
 
+def _written(
+    rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work, number: int
+) -> PartRecord:
+    folder, name = work.folder, part_name(number)
+    if work.layout == "long":  # whose rows do not tell
+        write_status(folder, name, status)
+    return write_part(_part(rows, lists, status, loaded, work), folder, name)
+
+
 def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:
     personal = Source.RANKER if work.options.rank_by == "ranker" else Source.RETRIEVAL
     source = np.select(
-        [status == Status.FALLBACK, status == Status.UNKNOWN], [Source.POPULARITY, Source.NONE], personal
+        [status == Status.FALLBACK, np.isin(status, (Status.UNKNOWN, Status.FAILED))],
+        [Source.POPULARITY, Source.NONE],
+        personal,
     )
     return build_table(
         user_ids=rows[USER_ID].combine_chunks(),

@@ -187,6 +187,8 @@ def _values(field: FieldInfo) -> str:
         for kind, sign in BOUNDS.items()
         if isinstance(one, kind)
     ]
+    if field.annotation is bool:
+        return "`true`, `false`"
     kinds = (field.annotation, *get_args(field.annotation))
     name = next((TYPE_NAMES[kind] for kind in kinds if kind in TYPE_NAMES), "time")
     return " ".join([name, ", ".join(bounds)]).strip()
@@ -195,6 +197,8 @@ def _values(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return "" if field.default in (None, ()) else f"`{field.default}`"
 
 
@@ -236,7 +240,7 @@ class CliParameter:
         return f"`{self.shown}`", self._values(), self._default(), _sentence(self.info.help)
 
     def _values(self) -> str:
-        if self.kind is bool:
+        if self.kind is bool or bool in get_args(self.kind):
             return ""
         if isinstance(self.kind, type) and issubclass(self.kind, Enum):
             return ", ".join(f"`{choice.value}`" for choice in self.kind)

@@ -28,3 +28,12 @@ def batchrec(monkeypatch, capfd):
     from tests.runs import CommandLine
 
     return CommandLine(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A real S3 API on the loopback interface: the environment by which clients find it; see tests/stores.py."""
+    from tests.stores import s3_server
+
+    with s3_server() as environment:
+        yield environment

@@ -4,9 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -146,7 +143,9 @@ def test_empty_folder_of_users(run_refused, tmp_path):
         ("--run-id=../x", ["--run-id", "'../x'"]),
         ("--run-id=", ["--run-id", "''"]),
         ("--run-id=current", ["--run-id", "current"]),
-        ("--output=s3://bucket/runs", ["--output", "s3://bucket/runs", "local"]),
+        ("--output=nowhere://bucket/runs", ["nowhere://bucket/runs", "fsspec"]),
+        ("--max-failed-share=1.5", ["--max-failed-share", "1.5"]),
+        ("--resume", ["unfinished"]),
         ("--as-of=1990-01-01", ["items has features as of 1990-01-01", "--as-of"]),
         ("--no-such-flag", ["--no-such-flag", "--help"]),
         ("surplus", ["surplus", "--help"]),
@@ -357,21 +356,10 @@ def test_no_folder_is_left_where_there_was_none(world, batchrec, tmp_path):
 # Failure in the middle
 
 
-def test_failure_inside_a_worker_leaves_nothing(world, batchrec, output, monkeypatch):
-    from batchrec.errors import FeatureError
-    from batchrec.features.store import FeatureStore
-
-    join = FeatureStore.point_in_time
-
-    def fails_late(self, ids, as_of, refs):
-        if len(ids) == 100 and ids[0].as_py() > sorted(world.ids())[600]:
-            raise FeatureError("the offline store went away", "try again")
-        return join(self, ids, as_of, refs)
-
-    monkeypatch.setattr(FeatureStore, "point_in_time", fails_late)
+def test_failure_before_the_first_part_leaves_nothing(world, batchrec, output, bundle):
+    redescribe(bundle, lambda content: content["query_tower"].update(history_length=7))
     before = tree(output)
-    said = batchrec(*world.args(output), "--users-per-partition=100")
-    refused(said, USAGE, "the offline store went away: try again.")
+    refused(batchrec(*world.args(output), f"--bundle={bundle}"), USAGE, "query_tower.keras", "history")
     assert tree(output) == before
 
 
@@ -400,29 +388,6 @@ def test_failure_in_a_process_of_its_own(world, output):
     out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (USAGE, "")
     assert len(err.splitlines()) == 1, err
-    assert tree(output) == before
-
-
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_the_middle(world, output, sign):
-    before = tree(output)
-    process = command(*world.args(output), "--users-per-partition=4", "--run-id=stopped")
-    folder = output / "stopped"
-    deadline = time.monotonic() + 120
-    while not any(folder.glob("part-*.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(sign)
-    try:
-        out, err = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == 130
-    assert out == ""
-    assert err.splitlines()[-1] == "batchrec: interrupted, nothing was published"
-    assert "Traceback" not in err
     assert tree(output) == before
 
 

@@ -51,6 +51,8 @@ def test_run_tells_the_defaults_of_the_configuration():
             assert told[name] in {"now", "the as-of time"}
         elif field.default == ():
             assert told[name] == "none"
+        elif isinstance(field.default, bool):
+            assert told[name] == (name if field.default else "off")
         else:
             default = str(field.default) if isinstance(field.default, PurePath) else field.default
             assert told[name] == str(default), name
@@ -133,13 +135,14 @@ def test_streams_of_a_run_off_a_terminal(world, batchrec, tmp_path):
     assert said.out.count("\n") == 1
     assert json.loads(said.out) == said.summary
     assert set(said.summary) == {
-        "run_id", "path", "rows", "users", "by_status", "null_rows", "duplicate_rows", "parts", "seconds",
-        "users_per_second",
+        "run_id", "path", "rows", "users", "by_status", "null_rows", "duplicate_rows", "suppressed_users",
+        "parts", "verified", "seconds", "users_per_second",
     }  # fmt: skip
     lines = said.err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), said.err
     assert "1,000 users in 2 partitions" in lines[0]
-    assert re.search(r"1,000 users in [\d.]+ s, [\d,]+ users/s$", lines[-1])
+    assert re.search(r"1,000 users in [\d.]+ s, [\d,]+ users/s$", lines[1])
+    assert re.search(r"verified: 2 parts, 1,000 rows, 9,\d\d\d list items, no violation$", lines[-1])
 
 
 def test_a_terminal_shows_a_bar_with_its_rate(world, tmp_path):

@@ -5,30 +5,33 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, SchemaError
 from batchrec.output.manifest import read_manifest
-from batchrec.output.verify import verified_parts
+from batchrec.output.publish import open_run
+from batchrec.output.sums import verified_parts
 from batchrec.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from rich.table import Table
+
+    from batchrec.output.storage import Storage
 
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, line breaks of any kind, and marks that turn the direction of what follows."""
 
 
-def lists_table(run: Path, items: Path | None, users: int) -> Table:
+def lists_table(run: str, items: Path | None, users: int) -> Table:
     """Make a table of the first users' lists; ids and titles stand in it as they are, never as markup.
 
     Parameters
     ----------
     run
-        Folder of a published run in layout ``list``, or a link to one.
+        Path or URL of a published run in layout ``list``, or of the pointer to one.
     items
         Parquet file with ``item_id`` and ``title``; None shows ids.
     users
@@ -44,7 +47,7 @@ def lists_table(run: Path, items: Path | None, users: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    folder = run.resolve()
+    folder = open_run(run)
     manifest = read_manifest(folder)
     if "item_ids" not in manifest["schema"]:
         raise ArtifactError(f"{run} was written in layout long", "show a run in layout list")
@@ -54,10 +57,20 @@ def lists_table(run: Path, items: Path | None, users: int) -> Table:
     table = Table(title=Text(title, "table.title"), show_lines=True)
     for name in ("user", "status", "list, best first"):
         table.add_column(name)
-    for row in ds.dataset(parts, format="parquet").head(users).to_pylist():
+    for row in _first_rows(folder, parts, users):
         cells = _visible(row[USER_ID]), _visible(row["status"]), _list(row, titles)
         table.add_row(*map(Text, cells))
     return table
+
+
+def _first_rows(folder: Storage, parts: list[str], users: int) -> Iterator[dict[str, Any]]:
+    for name in parts:
+        with folder.open(name) as file:
+            rows = pq.read_table(file).slice(0, users).to_pylist()
+        yield from rows
+        users -= len(rows)
+        if users <= 0:
+            return
 
 
 def _list(row: dict[str, Any], titles: dict[Any, str]) -> str:

@@ -14,6 +14,7 @@ from batchrec.evaluate.lists import Lists, read_lists
 from batchrec.evaluate.popularity import Train, popularity_lists, read_train
 from batchrec.evaluate.report import Comparison, Figure, HoldoutSummary, Report, System
 from batchrec.evaluate.tables import read_item_ids
+from batchrec.output.publish import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class Scores(NamedTuple):
 
 
 def evaluate_runs(
-    runs: Sequence[Path],
+    runs: Sequence[str],
     holdout: Path,
     interactions: Path,
     k: int,
@@ -52,7 +53,7 @@ def evaluate_runs(
     Parameters
     ----------
     runs
-        Folders of published runs, or links to them such as ``output/current``.
+        Paths or URLs of published runs, or of pointers to them such as ``output/current``.
     holdout
         Held-out interactions: ``user_id``, ``item_id``.
     interactions
@@ -151,14 +152,15 @@ def _check_options(k: int, resamples: int, seed: int) -> None:
         raise ConfigError(f"seed is {seed}, expected 0 to 2^64 - 1", "choose a seed in that range")
 
 
-def _named(runs: Sequence[Path]) -> dict[str, Path]:
+def _named(runs: Sequence[str]) -> dict[str, str]:
     """Name each run after its folder, links followed, or by its whole path where two folders share a name."""
-    folders = [run.resolve() for run in runs]
+    folders = [open_run(run).path() for run in runs]
     for folder in folders:
         if folders.count(folder) > 1:
             raise ConfigError(f"run {folder} is given twice", "name each run once")
-    names = [POPULARITY, *(folder.name for folder in folders)]
-    return {folder.name if names.count(folder.name) == 1 else str(folder): folder for folder in folders}
+    short = {folder: folder.rsplit("/", 1)[-1] for folder in folders}
+    names = [POPULARITY, *short.values()]
+    return {short[folder] if names.count(short[folder]) == 1 else folder: folder for folder in folders}
 
 
 def _summary(truth: Holdout, train: Train) -> HoldoutSummary:

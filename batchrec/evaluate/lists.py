@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 from batchrec.errors import ArtifactError, ConfigError, SchemaError
 from batchrec.evaluate.tables import positions_in, require_type
 from batchrec.output.manifest import MANIFEST, read_manifest
-from batchrec.output.publish import SUCCESS
-from batchrec.output.verify import verified_parts
+from batchrec.output.publish import SUCCESS, open_run
+from batchrec.output.sums import verified_parts
 from batchrec.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from batchrec.evaluate.metrics import Positions
+    from batchrec.output.storage import Storage
 
 ITEM_IDS = "item_ids"
 RANK = "rank"
@@ -52,13 +51,13 @@ class Entries(NamedTuple):
         return Entries(self.user_rows[keep], self.ranks[keep], self.items.filter(pa.array(keep)))
 
 
-def read_lists(run: Path, users: pa.Array, catalogue: pa.Array, k: int) -> Lists:
+def read_lists(run: str, users: pa.Array, catalogue: pa.Array, k: int) -> Lists:
     """Read the first k items of every evaluated user's list.
 
     Parameters
     ----------
     run
-        Folder of a published run, or a link to one such as ``output/current``.
+        Path or URL of a published run, or of the pointer to one such as ``output/current``.
     users
         ``(n,)`` ids of the evaluated users, ascending.
     catalogue
@@ -78,8 +77,10 @@ def read_lists(run: Path, users: pa.Array, catalogue: pa.Array, k: int) -> Lists
     """
     positions = np.full((len(users), k), -1, dtype=np.int64)
     longest = users_left_out = 0
-    for part in part_files(run):
-        table = _read_part(part, users.type, catalogue.type)
+    folder, names = part_files(run)
+    for name in names:
+        part = folder.shown(name)
+        table = _read_part(folder, name, users.type, catalogue.type)
         user_rows = positions_in(users, table[USER_ID])
         entries = _entries(table, user_rows)
         _refuse_ranks(entries, part)
@@ -94,40 +95,43 @@ def read_lists(run: Path, users: pa.Array, catalogue: pa.Array, k: int) -> Lists
     return Lists(positions, users_left_out)
 
 
-def part_files(run: Path) -> list[Path]:
-    """Return the part files of a published run, in the order of its manifest.
+def part_files(run: str) -> tuple[Storage, list[str]]:
+    """Return the folder of a published run and its part files, in the order of its manifest.
 
     Raises
     ------
     ArtifactError
         Where the folder lacks ``_SUCCESS``, ``_manifest.json`` or part files, or a part is not as the manifest says.
     """
+    folder = open_run(run)
     for name in (SUCCESS, MANIFEST):
-        if not (run / name).is_file():
+        if not folder.exists(name):
             raise ArtifactError(
                 f"{run} is not a published run (it has no {name})", "give the folder of a run that was published"
             )
-    parts = verified_parts(run, read_manifest(run))
+    parts = verified_parts(folder, read_manifest(folder))
     if not parts:
         raise ArtifactError(f"{run} holds no part file", "give the folder of a run that holds lists")
-    return parts
+    return folder, parts
 
 
-def _read_part(part: Path, user_type: pa.DataType, item_type: pa.DataType) -> pa.Table:
+def _read_part(folder: Storage, name: str, user_type: pa.DataType, item_type: pa.DataType) -> pa.Table:
     """Return user_id with item_ids or with rank and item_id, ids in the given types."""
+    part = folder.shown(name)
     try:
-        schema = pq.read_schema(part)
-        columns, found_items = _layout(schema, part)
-        require_type(schema.field(USER_ID).type, user_type, f"column {USER_ID} of {part}", "the holdout")
-        require_type(found_items, item_type, f"column {columns[-1]} of {part}", "the catalogue")
-        table = pq.read_table(part, columns=columns)
+        with folder.open(name) as file, pq.ParquetFile(file) as parquet:
+            schema = parquet.schema_arrow
+            columns, found_items = _layout(schema, part)
+            require_type(schema.field(USER_ID).type, user_type, f"column {USER_ID} of {part}", "the holdout")
+            require_type(found_items, item_type, f"column {columns[-1]} of {part}", "the catalogue")
+            table = parquet.read(columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"{part} cannot be read ({error})", "publish the run again") from error
     types = {USER_ID: user_type, ITEM_ID: item_type, ITEM_IDS: pa.list_(item_type), RANK: pa.int64()}
     return table.cast(pa.schema([(name, types[name]) for name in table.column_names]))
 
 
-def _layout(schema: pa.Schema, part: Path) -> tuple[list[str], pa.DataType]:
+def _layout(schema: pa.Schema, part: str) -> tuple[list[str], pa.DataType]:
     """Return the columns that hold the lists, the items last, and the type of the item ids."""
     if {USER_ID, ITEM_IDS} <= set(schema.names) and pa.types.is_list(schema.field(ITEM_IDS).type):
         return [USER_ID, ITEM_IDS], schema.field(ITEM_IDS).type.value_type
@@ -151,7 +155,7 @@ def _entries(table: pa.Table, user_rows: Positions) -> Entries:
     return Entries(np.repeat(user_rows, lengths), ranks, pc.list_flatten(table[ITEM_IDS]))
 
 
-def _refuse_ranks(entries: Entries, part: Path) -> None:
+def _refuse_ranks(entries: Entries, part: str) -> None:
     """Raise where a rank is below 1: it has no place in a list."""
     if (entries.ranks < 0).any():
         raise ArtifactError(
@@ -159,7 +163,7 @@ def _refuse_ranks(entries: Entries, part: Path) -> None:
         )
 
 
-def _place(positions: Positions, entries: Entries, users: pa.Array, catalogue: pa.Array, part: Path) -> None:
+def _place(positions: Positions, entries: Entries, users: pa.Array, catalogue: pa.Array, part: str) -> None:
     """Write the items of a part into ``positions`` in place."""
     items = positions_in(catalogue, entries.items)
     if (items < 0).any():
@@ -178,7 +182,7 @@ def _place(positions: Positions, entries: Entries, users: pa.Array, catalogue: p
     positions.reshape(-1)[cells] = items
 
 
-def _refuse_repeats(positions: Positions, users: pa.Array, catalogue: pa.Array, run: Path) -> None:
+def _refuse_repeats(positions: Positions, users: pa.Array, catalogue: pa.Array, run: str) -> None:
     """Raise where a list holds an item twice: its hits would count twice."""
     ordered = np.sort(positions, axis=1)
     row, place = np.nonzero((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))

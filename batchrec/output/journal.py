@@ -1,40 +1,57 @@
-"""The journal of a run: which parts are on disk, one line each, in the order they were finished."""
+"""The journal of a run: what it began with, and which parts are finished.
+
+One small file each, written whole or not at all, with the SHA-256 of its content. A damaged entry counts as missing,
+so that its part is made again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from batchrec.errors import ArtifactError
-from batchrec.output.atomic import sink_error, sync_folder, write_all
-from batchrec.output.part import PartRecord
+from batchrec.output.record import PartRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-JOURNAL = "_journal.jsonl"
-"""Name of the journal inside a run folder."""
+    from batchrec.output.storage import Storage
 
-_FORMAT_VERSION = 1
+JOURNAL = "_journal"
+"""Folder of the journal inside a run folder; gone when the run is published."""
+
+BEGUN = f"{JOURNAL}/begun.json"
+"""Name of the file that says what the run began with."""
+
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class JournalHeader:
-    """What all parts of a journal were computed from.
+class Begun:
+    """What all parts of a run are computed from.
 
     Parameters
     ----------
     run_id
         Name of the run.
+    began
+        When.
+    as_of
+        The time as of which features are read.
     fingerprints
-        Fingerprint of each input (users, bundle, config, code), by name.
+        Fingerprint of each input (users, bundle, features, config, code), by name.
+    options
+        The options that decide what stands in the output, so that a difference can be told by name.
     """
 
     run_id: str
+    began: datetime
+    as_of: datetime
     fingerprints: Mapping[str, str]
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,122 +73,95 @@ class JournalEntry:
     seconds: Mapping[str, float]
 
 
-class Journal:
-    """An append-only file of JSON lines: a header, then one line a finished part. One process writes it.
-
-    A line is on disk when :meth:`append` returns. A process that dies while it writes leaves at most one torn line, the
-    last, which :func:`read_journal` passes over: its part counts as not finished.
-
-    Parameters
-    ----------
-    folder
-        The run folder; it holds no journal yet.
-    header
-        Written as the first line.
+def begin(storage: Storage, begun: Begun) -> None:
+    """Write what a run begins with, before its first part.
 
     Raises
     ------
     SinkError
-        The journal is there already or cannot be written.
+        It could not be written.
     """
-
-    def __init__(self, folder: Path, header: JournalHeader) -> None:
-        self._path = folder / JOURNAL
-        try:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise sink_error(self._path, error) from error
-        try:
-            self._append_line({"format_version": _FORMAT_VERSION, **asdict(header)})
-            sync_folder(folder)
-        except BaseException:
-            self.close()
-            raise
-
-    def append(self, entry: JournalEntry) -> None:
-        """Record one finished part; call it after the part's file has its final name.
-
-        Raises
-        ------
-        SinkError
-            The line could not be written; the journal ends where it ended before.
-        """
-        self._append_line({**asdict(entry.part), "by_status": dict(entry.by_status), "seconds": dict(entry.seconds)})
-
-    def close(self) -> None:
-        """Close the file; the journal stays."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _append_line(self, record: dict[str, Any]) -> None:
-        end = os.fstat(self._descriptor).st_size
-        try:
-            write_all(self._descriptor, json.dumps(record, allow_nan=False).encode() + b"\n")
-            os.fsync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, end)  # else the next line would join this one's torn beginning
-            raise sink_error(self._path, error) from error
+    times = {"began": begun.began.isoformat(), "as_of": begun.as_of.isoformat()}
+    _write(storage, BEGUN, asdict(begun) | times)
 
 
-def read_journal(folder: Path) -> tuple[JournalHeader, dict[str, JournalEntry]]:
-    """Read the journal of a run folder, without a torn last line.
-
-    Returns
-    -------
-    header : JournalHeader
-    entries : dict[str, JournalEntry]
-        By part name, in the order the parts were first finished. A part that was written again has its last entry.
+def read_begun(storage: Storage) -> Begun | None:
+    """Return what an unfinished run began with; None where there is no run that began.
 
     Raises
     ------
     ArtifactError
-        There is no journal, its header is torn, or a line before the last is damaged.
+        It is there, but damaged or of another version.
     """
-    path = folder / JOURNAL
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror})", "start the run anew") from error
-    # Only a whole line ends in a newline, so what stands behind the last one is empty or torn.
-    records = [_parse(line, number, path) for number, line in enumerate(lines[:-1], start=1)]
-    if not records:
-        raise ArtifactError(f"{path} has no header line", "remove the run folder and start the run anew")
-    try:
-        header = _header(records[0], path)
-        entries = [_entry(record) for record in records[1:]]
-    except (KeyError, TypeError) as error:
-        raise _damaged(path, f"a line lacks {error}") from error
-    return header, {entry.part.name: entry for entry in entries}
-
-
-def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
+        content = _content(storage.read(BEGUN))
+    except FileNotFoundError:
+        return None
     except ValueError as error:
-        raise _damaged(path, f"line {number} is not JSON") from error
-    if not isinstance(record, dict):
-        raise _damaged(path, f"line {number} is not a JSON object")
-    return record
+        raise _unusable(storage, str(error)) from error
+    try:
+        times = {name: datetime.fromisoformat(content[name]) for name in ("began", "as_of")}
+        return Begun(**(content | times))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(storage, f"{type(error).__name__}: {error}") from error
 
 
-def _header(record: dict[str, Any], path: Path) -> JournalHeader:
-    if record["format_version"] != _FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} has format version {record['format_version']}, this batchrec reads {_FORMAT_VERSION}",
-            "start the run anew under another --run-id",
-        )
-    return JournalHeader(record["run_id"], record["fingerprints"])
+def append(storage: Storage, entry: JournalEntry) -> None:
+    """Record one finished part; call it after the part's file is there.
+
+    Raises
+    ------
+    SinkError
+        It could not be written; the part counts as not finished.
+    """
+    _write(storage, _entry_name(entry.part.name), asdict(entry))
 
 
-def _entry(record: dict[str, Any]) -> JournalEntry:
-    part = PartRecord(record["name"], record["rows"], record["bytes"], record["sha256"])
-    return JournalEntry(part, record["by_status"], record["seconds"])
+def read_entries(storage: Storage) -> dict[str, JournalEntry]:
+    """Return the finished parts by name, ascending; entries that are damaged are left out."""
+    entries = {}
+    for name in (name for name in storage.names(JOURNAL) if name.endswith(".json")):
+        entry = _entry(storage, name) if name != BEGUN else None
+        if entry is not None and name == _entry_name(entry.part.name):
+            entries[entry.part.name] = entry
+    return entries
 
 
-def _damaged(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(f"{path} is damaged ({what})", "remove the run folder and start the run anew")
+def _entry(storage: Storage, name: str) -> JournalEntry | None:
+    try:
+        content = _content(storage.read(name))
+        return JournalEntry(**(content | {"part": PartRecord(**content["part"])}))
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _entry_name(part: str) -> str:
+    return f"{JOURNAL}/{part.removesuffix('.parquet')}.json"
+
+
+def _write(storage: Storage, name: str, content: dict[str, Any]) -> None:
+    text = json.dumps(content, allow_nan=False)
+    record = {"format_version": _FORMAT_VERSION, "sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}
+    storage.write(name, json.dumps(record).encode())
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    """Return what a journal file says; ValueError where it is not what was written."""
+    try:
+        record = json.loads(data)
+        version, text, expected = (record[name] for name in ("format_version", "content", "sha256"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("it is not a journal file") from error
+    if version != _FORMAT_VERSION:
+        raise ValueError(f"it has format version {version}, this batchrec reads {_FORMAT_VERSION}")
+    if not isinstance(text, str) or hashlib.sha256(text.encode(errors="replace")).hexdigest() != expected:
+        raise ValueError("its content is not the one that was summed")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def _unusable(storage: Storage, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{storage.shown(BEGUN)} cannot be used ({what})",
+        f"remove {storage.shown()} and start the run anew, or choose another --run-id",
+    )

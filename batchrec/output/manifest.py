@@ -8,21 +8,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batchrec.errors import ArtifactError, GateError
-from batchrec.output.atomic import write_atomic
+from batchrec.errors import ArtifactError, GateError, SinkError
+from batchrec.redact import redact_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import pyarrow as pa
 
-    from batchrec.output.part import Layout, PartRecord
+    from batchrec.output.part import Layout
+    from batchrec.output.record import PartRecord
+    from batchrec.output.storage import Storage
 
 MANIFEST = "_manifest.json"
 """Name of the manifest inside a run folder."""
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Accounting:
         Ids that are left; each one is owed exactly one outcome.
     by_status
         Users by :class:`~batchrec.schema.Status`.
+    suppressed_users
+        Users who were left out on request, with neither row nor status.
     """
 
     input_rows: int
@@ -48,6 +51,7 @@ class Accounting:
     duplicate_rows: int
     distinct_users: int
     by_status: Mapping[str, int]
+    suppressed_users: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +73,17 @@ class Manifest:
     accounting
         Where every input row went.
     fingerprints
-        Of users, bundle, config and code, by name.
+        Of users, bundle, features, config and code, by name.
     seconds
         Wall-clock seconds by stage, in the order of the stages.
     options
         The options of the run, by name.
     versions
         Versions of the libraries that computed it, by name.
+    suppression
+        Which suppression lists were applied and what they took out; None where none was given.
+    verification
+        What the check of the finished parts found, see :mod:`batchrec.verify`; None where it was left out.
     """
 
     run_id: str
@@ -88,6 +96,8 @@ class Manifest:
     seconds: Mapping[str, float]
     options: Mapping[str, Any]
     versions: Mapping[str, str]
+    suppression: Mapping[str, Any] | None = None
+    verification: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, keys always in the same order."""
@@ -102,12 +112,14 @@ class Manifest:
             "accounting": asdict(self.accounting),
             "fingerprints": _by_name(self.fingerprints),
             "seconds": dict(self.seconds),
-            "options": _by_name(self.options),
+            "options": redact_value(_by_name(self.options)),
             "versions": _by_name(self.versions),
+            "suppression": None if self.suppression is None else dict(self.suppression),
+            "verification": None if self.verification is None else dict(self.verification),
         }
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(storage: Storage, manifest: Manifest) -> None:
     """Write the manifest into a run folder, whole or not at all.
 
     Raises
@@ -116,10 +128,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         It could not be written.
     """
     text = json.dumps(manifest.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(folder / MANIFEST, f"{text}\n".encode())
+    storage.write(MANIFEST, f"{text}\n".encode())
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(storage: Storage) -> dict[str, Any]:
     """Read the manifest of a run folder, as :meth:`Manifest.as_dict` gave it.
 
     Raises
@@ -127,18 +139,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ArtifactError
         There is none, it is not JSON, or its format version is another.
     """
-    path = folder / MANIFEST
+    shown = storage.shown(MANIFEST)
     remedy = "give a folder that batchrec published"
     try:
-        manifest = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON", remedy) from error
+        manifest = json.loads(storage.read(MANIFEST))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{shown} cannot be read (there is no such file)", remedy) from error
+    except SinkError as error:
+        raise ArtifactError(error.problem, remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{shown} is not JSON", remedy) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != _FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}, this batchrec reads {_FORMAT_VERSION}",
+            f"{shown} has format version {version}, this batchrec reads {_FORMAT_VERSION}",
             "read it with the batchrec that wrote it, or publish the run anew",
         )
     return dict(manifest)
@@ -154,7 +168,8 @@ def check_accounting(accounting: Accounting, rows: int, layout: Layout) -> None:
     rows
         Rows of all parts together.
     layout
-        In layout ``list`` a row is a user, so `rows` must equal the distinct users; in layout ``long`` it is an item.
+        In layout ``list`` a row is a user, so `rows` must equal the users with a status; in layout ``long`` it is an
+        item.
 
     Raises
     ------
@@ -169,10 +184,13 @@ def check_accounting(accounting: Accounting, rows: int, layout: Layout) -> None:
             f"but {a.distinct_users} distinct users were found"
         )
     outcomes = sum(a.by_status.values())
-    if outcomes != a.distinct_users:
-        raise _unbalanced(f"{a.distinct_users} distinct users came in, but {outcomes} have a status")
-    if layout == "list" and rows != a.distinct_users:
-        raise _unbalanced(f"{a.distinct_users} distinct users came in, but the parts hold {rows} rows")
+    if outcomes + a.suppressed_users != a.distinct_users:
+        raise _unbalanced(
+            f"{a.distinct_users} distinct users came in, but {outcomes} have a status and {a.suppressed_users} were "
+            "suppressed"
+        )
+    if layout == "list" and rows != outcomes:
+        raise _unbalanced(f"{outcomes} users have a status, but the parts hold {rows} rows")
 
 
 def _unbalanced(problem: str) -> GateError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec.errors import ConfigError
-from batchrec.output.atomic import write_atomic
-from batchrec.schema import Status, list_schema, long_schema
+from batchrec.output.record import PartRecord
+from batchrec.schema import Status, list_of, list_schema, long_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
+
+    from batchrec.output.storage import Storage
 
     Words = Sequence[str] | npt.NDArray[np.str_]
 
@@ -26,33 +26,6 @@ Layout = Literal["list", "long"]
 """``list``: one row a user. ``long``: one row an item of a list."""
 
 _LARGEST_OFFSET = np.iinfo(np.int32).max
-
-
-@dataclass(frozen=True, slots=True)
-class PartRecord:
-    """What the journal and the manifest say of one part file.
-
-    Parameters
-    ----------
-    name
-        File name inside the run folder.
-    rows
-        Rows of the table: users in layout ``list``, items in layout ``long``.
-    bytes
-        Size of the file.
-    sha256
-        Of the file's bytes, hexadecimal.
-    """
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-def part_name(partition: int) -> str:
-    """Return the file name of a partition's part."""
-    return f"part-{partition:05d}.parquet"
 
 
 def build_table(
@@ -124,7 +97,7 @@ def count_by_status(status: Words) -> dict[str, int]:
     return {str(name): found.get(str(name), 0) for name in Status}
 
 
-def write_part(table: pa.Table, path: Path) -> PartRecord:
+def write_part(table: pa.Table, storage: Storage, name: str) -> PartRecord:
     """Write one part file: all of it or nothing, with bytes that depend on the table's values alone.
 
     Raises
@@ -133,8 +106,8 @@ def write_part(table: pa.Table, path: Path) -> PartRecord:
         The file could not be written; nothing is left of it.
     """
     data = memoryview(_parquet_bytes(table))
-    write_atomic(path, data)
-    return PartRecord(path.name, table.num_rows, data.nbytes, hashlib.sha256(data).hexdigest())
+    storage.write(name, data)
+    return PartRecord(name, table.num_rows, data.nbytes, hashlib.sha256(data).hexdigest())
 
 
 def _long_table(
@@ -170,7 +143,7 @@ def _list_table(
     source: Words,
 ) -> pa.Table:
     starts = pa.array(offsets, pa.int32())
-    lists = [pa.ListArray.from_arrays(starts, column) for column in (items, *values)]
+    lists = [pa.ListArray.from_arrays(starts, column, type=list_of(column.type)) for column in (items, *values)]
     words = [pa.array(np.asarray(column, dtype=np.str_), pa.string()) for column in (status, source)]
     schema = list_schema(user_ids.type, items.type, sampled=len(values) > 1)
     return pa.Table.from_arrays([user_ids, *lists, *words], schema=schema)

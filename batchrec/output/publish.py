@@ -1,29 +1,30 @@
-"""Publishing a run: its folder, and the one step in which readers move to it."""
+"""The folder of a run: what may stand in it, what a crash left there, and the one step in which readers move to it."""
 
 from __future__ import annotations
 
-import re
-import shutil
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec.errors import ConfigError, SinkError
-from batchrec.output.atomic import is_temporary, sink_error, sync_folder, write_atomic
-from batchrec.output.journal import JOURNAL
-from batchrec.output.location import CURRENT, check_run_id, local_folder
+from batchrec.errors import SinkError
+from batchrec.output.atomic import is_temporary
+from batchrec.output.journal import BEGUN, JOURNAL
+from batchrec.output.location import CURRENT, check_run_id
 from batchrec.output.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from batchrec.output.record import is_part
+from batchrec.output.storage import is_url, open_storage
 
 if TYPE_CHECKING:
-    import os
-    from pathlib import Path
+    from contextlib import AbstractContextManager
+
+    from batchrec.output.storage import Storage
 
 SUCCESS = "_SUCCESS"
 """Name of the empty file that says a run folder is complete."""
 
 WORK = "_work"
-"""Name of the scratch folder inside a run folder; gone when the run is published."""
-
-_PART = re.compile(r"part-\d{5,}\.parquet")
+"""Name of the scratch folder inside a local run folder; gone when the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,62 +34,75 @@ class RunFolder:
     Parameters
     ----------
     output
-        Folder of all runs; holds the link ``current``.
+        Folder of all runs; holds the pointer ``current``.
     run_id
         Name of this run.
     """
 
-    output: Path
+    output: Storage
     run_id: str
 
     @classmethod
-    def create(cls, output: str | os.PathLike[str], run_id: str) -> RunFolder:
-        """Make an empty run folder, taking over what an unpublished run of the same name left behind.
+    def open(cls, output: Storage, run_id: str) -> RunFolder:
+        """Look at the place of a run; nothing is changed.
 
         Raises
         ------
         ConfigError
-            The run id cannot be used, its run is published already, or `output` is a URL.
+            The run id cannot be used.
         SinkError
-            The folder cannot be made, or it holds what batchrec did not write, or ``current`` is not a link.
+            The place holds what batchrec did not write, or ``current`` is not a pointer.
         """
-        run = cls(local_folder(output), check_run_id(run_id))
-        try:
-            if run.is_published:
-                raise ConfigError(f"{run.path} holds a published run", "choose another --run-id")
-            run.output.mkdir(parents=True, exist_ok=True)
-            _check_current(run)
-            _check_contents(run)
-            _remove_contents(run)
-            run.work.mkdir(parents=True)
-        except OSError as error:
-            raise sink_error(run.path, error) from error
+        run = cls(output, check_run_id(run_id))
+        output.pointed(CURRENT)
+        run._check_place()
+        folders = [name for name in run.storage.folders() if name not in {WORK, JOURNAL}]
+        foreign = folders or [name for name in run.storage.names() if not _is_own(name)]
+        if foreign:
+            raise SinkError(
+                f"{run.shown} holds what batchrec did not write ({', '.join(foreign[:5])})",
+                "move it away, or choose another --run-id",
+            )
         return run
 
     @property
-    def path(self) -> Path:
-        """The run folder: parts and journal are written here."""
-        return self.output / self.run_id
+    def storage(self) -> Storage:
+        """The run folder itself: parts and journal are written here."""
+        return self.output.folder(self.run_id)
 
     @property
-    def work(self) -> Path:
-        """Scratch folder on the same file system; :meth:`publish` and :meth:`abandon` remove it."""
-        return self.path / WORK
-
-    @property
-    def next_link(self) -> Path:
-        """The link that becomes ``current``. It exists only while a publication is under way or was cut short."""
-        return self.output / f".{CURRENT}.{self.run_id}.tmp"
+    def shown(self) -> str:
+        """The run folder, for messages."""
+        return self.output.shown(self.run_id)
 
     @property
     def is_published(self) -> bool:
         """Whether the run is complete and ``current`` has pointed at it."""
-        return (self.path / SUCCESS).exists() and not self.next_link.is_symlink()
+        return self.storage.exists(SUCCESS) and not self.output.is_staged(CURRENT, self.run_id)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Lend a local folder for temporary files, empty."""
+        return self.storage.scratch(WORK)
+
+    def tidy(self) -> None:
+        """Remove what a publication that was cut short, or a killed writer, left behind; finished parts stay.
+
+        Raises
+        ------
+        SinkError
+            A file could not be removed.
+        """
+        # _SUCCESS goes first and the note last, so that a crash between them never leaves what looks like a published
+        # run.
+        self.storage.remove([SUCCESS])
+        left = [name for name in self.storage.names() if name == MANIFEST or is_temporary(name.rsplit("/", 1)[-1])]
+        self.storage.remove(left)
+        self.output.unstage_pointer(CURRENT, self.run_id)
 
     def publish(self, manifest: Manifest) -> None:
         """Complete the run folder, then move ``current`` to it in one step.
 
-        The manifest, then ``_SUCCESS``, then ``current``: each is on disk before the next begins. A reader who resolves
+        The manifest, then ``_SUCCESS``, then ``current``: each is durable before the next begins. A reader who resolves
         ``current`` once, and reads from where it led, sees one whole run, the old or the new.
 
         Raises
@@ -96,89 +110,60 @@ class RunFolder:
         SinkError
             Something could not be written; ``current`` still points where it did.
         """
-        try:
-            _check_current(self)
-            if self.work.exists():
-                shutil.rmtree(self.work)
-            write_manifest(self.path, manifest)
-            # Made before _SUCCESS: whoever finds both knows that `current` never moved.
-            self.next_link.symlink_to(self.run_id)
-            sync_folder(self.output)
-            write_atomic(self.path / SUCCESS, b"")
-            self.next_link.replace(self.output / CURRENT)
-            sync_folder(self.output)
-        except OSError as error:
-            raise sink_error(self.path, error) from error
+        self.output.pointed(CURRENT)
+        write_manifest(self.storage, manifest)
+        # Noted before _SUCCESS: whoever finds both knows that `current` never moved.
+        self.output.stage_pointer(CURRENT, self.run_id)
+        self.storage.write(SUCCESS, b"")
+        self.output.move_pointer(CURRENT, self.run_id)
+        self.storage.remove(self.storage.names(JOURNAL))
 
     def abandon(self) -> None:
-        """Remove what this run wrote, and its folder if nothing else is in it; a published run is left alone.
+        """Leave what can be gone on with; where no part is finished, leave nothing.
 
         Raises
         ------
         SinkError
             A file could not be removed.
         """
-        if self.is_published:
+        if not self.is_published and not set(self.storage.names(JOURNAL)) - {BEGUN}:
+            self.storage.remove([name for name in self.storage.names() if _is_own(name)])
+
+    def _check_place(self) -> None:
+        """See that a local run folder is a folder: what a link leads to is not ours to write into."""
+        if not self.output.is_local:
             return
-        try:
-            _remove_contents(self)
-            if self.path.is_dir() and not any(self.path.iterdir()):
-                self.path.rmdir()
-        except OSError as error:
-            raise sink_error(self.path, error) from error
+        path = Path(self.storage.path())
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise SinkError(f"{path} is not a folder", "move it away, or choose another --run-id")
 
 
-def published_manifest(output: str | os.PathLike[str], run_id: str) -> dict[str, Any] | None:
+def published_manifest(output: Storage, run_id: str) -> dict[str, Any] | None:
     """Return the manifest of a published run, or None if no run of that name is published.
 
     Raises
     ------
     ConfigError
-        The run id cannot be used, or `output` is a URL.
+        The run id cannot be used.
     ArtifactError
         The run is published, but its manifest is missing or damaged.
     """
-    run = RunFolder(local_folder(output), check_run_id(run_id))
-    return read_manifest(run.path) if run.is_published else None
+    run = RunFolder(output, check_run_id(run_id))
+    return read_manifest(run.storage) if run.is_published else None
 
 
-def _check_current(run: RunFolder) -> None:
-    link = run.output / CURRENT
-    if link.exists() and not link.is_symlink():
-        raise SinkError(f"{link} is not a link that batchrec made", "move it away, or choose another --output")
+def open_run(place: str | os.PathLike[str]) -> Storage:
+    """Open a run folder by its path or URL, or by that of the pointer ``current``, which is followed once, here."""
+    text = os.fspath(place).rstrip("/")
+    if not is_url(text):
+        return open_storage(Path(text).resolve())
+    parent, _, name = text.rpartition("/")
+    target = open_storage(parent).pointed(CURRENT) if name == CURRENT else None
+    return open_storage(text if target is None else f"{parent}/{check_run_id(target)}")
 
 
-def _check_contents(run: RunFolder) -> None:
-    if run.path.is_symlink() or (run.path.exists() and not run.path.is_dir()):
-        raise SinkError(f"{run.path} is not a folder", "move it away, or choose another --run-id")
-    entries = run.path.iterdir() if run.path.exists() else []
-    foreign = sorted(entry.name for entry in entries if not _is_own(entry))
-    if foreign:
-        raise SinkError(
-            f"{run.path} holds what batchrec did not write ({', '.join(foreign[:5])})",
-            "move it away, or choose another --run-id",
-        )
-
-
-def _remove_contents(run: RunFolder) -> None:
-    # _SUCCESS goes first and the link last, so that a crash between them never leaves what looks like a published run.
-    (run.path / SUCCESS).unlink(missing_ok=True)
-    if run.path.is_dir():
-        sync_folder(run.path)
-        for entry in filter(_is_own, run.path.iterdir()):
-            _remove(entry)
-    run.next_link.unlink(missing_ok=True)
-
-
-def _is_own(entry: Path) -> bool:
-    if entry.is_dir() and not entry.is_symlink():
-        return entry.name == WORK
-    name = entry.name
-    return name in {JOURNAL, MANIFEST, SUCCESS} or _PART.fullmatch(name) is not None or is_temporary(name)
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
+def _is_own(name: str) -> bool:
+    folder, _, last = name.rpartition("/")
+    if folder.split("/", 1)[0] == WORK or folder == JOURNAL:
+        return True
+    return not folder and (last in {MANIFEST, SUCCESS, WORK} or is_part(last) or is_temporary(last))

@@ -31,7 +31,7 @@ def publish(run, lists, layout="list", parts=1, user_type=None, item_type=None):
         table = rows({user: lists[user] for user in users[part::parts]}, user_type, item_type)
         pq.write_table(table, run / f"part-{part:05d}.parquet")
     schema = {field.name: str(field.type) for field in table.schema}
-    head = {"format_version": 1, "run_id": run.name, "as_of": "2026-02-03T00:00:00Z", "schema": schema}
+    head = {"format_version": 2, "run_id": run.name, "as_of": "2026-02-03T00:00:00Z", "schema": schema}
     (run / "_manifest.json").write_text(json.dumps(head | {"options": {"layout": layout}}))
     (run / "_SUCCESS").touch()
     return seal(run)

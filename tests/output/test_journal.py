@@ -1,17 +1,24 @@
-"""The journal: what it says is on disk is on disk, and a torn last line is as if it had not been written."""
+"""The journal: what it says is finished is finished, and what is damaged counts as not written."""
 
 from __future__ import annotations
 
 import json
-import os
+from datetime import UTC, datetime
 
 import pytest
 
-from batchrec.errors import ArtifactError, SinkError
-from batchrec.output.journal import JOURNAL, Journal, JournalEntry, JournalHeader, read_journal
-from batchrec.output.part import PartRecord, part_name
+from batchrec.errors import ArtifactError
+from batchrec.output.journal import Begun, JournalEntry, append, begin, read_begun, read_entries
+from batchrec.output.local_storage import LocalStorage
+from batchrec.output.record import PartRecord, part_name
 
-HEADER = JournalHeader("night-1", {"users": "abc", "bundle": "def"})
+BEGUN = Begun(
+    "night-1",
+    datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=UTC),
+    datetime(2026, 2, 3, tzinfo=UTC),
+    {"users": "abc", "bundle": "def"},
+    {"top_k": 10, "keep_columns": ["plan"], "temperature": "inf"},
+)
 
 
 def entry(index: int, rows: int = 2) -> JournalEntry:
@@ -20,96 +27,72 @@ def entry(index: int, rows: int = 2) -> JournalEntry:
 
 @pytest.fixture
 def folder(tmp_path):
-    with Journal(tmp_path, HEADER) as journal:
-        for index in (0, 2, 1):
-            journal.append(entry(index))
-    return tmp_path
+    storage = LocalStorage(tmp_path)
+    begin(storage, BEGUN)
+    for index in (0, 2, 1):
+        append(storage, entry(index))
+    return storage
 
 
-def test_what_was_appended_is_read(folder):
-    header, entries = read_journal(folder)
-    assert header == HEADER
-    assert list(entries.items()) == [(part_name(index), entry(index)) for index in (0, 2, 1)]
+def files(folder):
+    return sorted((folder.root / "_journal").iterdir())
 
 
-def test_every_line_is_json_and_can_be_read_while_the_run_goes_on(tmp_path):
-    with Journal(tmp_path, HEADER) as journal:
-        assert read_journal(tmp_path) == (HEADER, {})
-        journal.append(entry(0))
-        assert list(read_journal(tmp_path)[1]) == [part_name(0)]
-    first, second = (json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines())
-    assert first == {"format_version": 1, "run_id": "night-1", "fingerprints": {"users": "abc", "bundle": "def"}}
-    assert second["name"] == "part-00000.parquet"
-    assert second["by_status"] == {"ok": 2}
-    assert second["seconds"] == {"rank": 0.25}
+def test_what_was_written_is_read(folder):
+    assert read_begun(folder) == BEGUN
+    assert read_entries(folder) == {part_name(index): entry(index) for index in (0, 1, 2)}
 
 
-def test_a_line_torn_anywhere_is_passed_over(folder):
-    path = folder / JOURNAL
+def test_a_part_written_again_has_its_last_entry(folder):
+    append(folder, entry(0, rows=9))
+    assert read_entries(folder) == {part_name(0): entry(0, rows=9), **{part_name(n): entry(n) for n in (1, 2)}}
+
+
+def test_a_run_that_never_began(tmp_path):
+    assert read_begun(LocalStorage(tmp_path / "none")) is None
+    assert read_entries(LocalStorage(tmp_path / "none")) == {}
+
+
+def test_an_entry_cut_short_anywhere_counts_as_not_written(folder):
+    path = folder.root / "_journal" / "part-00001.json"
     whole = path.read_bytes()
-    last = whole.rindex(b"\n", 0, -1) + 1
-    for end in range(last, len(whole)):
+    for end in range(len(whole)):
         path.write_bytes(whole[:end])
-        assert list(read_journal(folder)[1]) == [part_name(0), part_name(2)]
+        assert list(read_entries(folder)) == [part_name(0), part_name(2)]
 
 
-def test_a_part_written_again_has_its_last_entry(tmp_path):
-    with Journal(tmp_path, HEADER) as journal:
-        for each in (entry(0, rows=2), entry(1), entry(0, rows=9)):
-            journal.append(each)
-    assert read_journal(tmp_path)[1] == {part_name(0): entry(0, rows=9), part_name(1): entry(1)}
+def test_no_flipped_bit_of_an_entry_changes_what_is_read(folder):
+    path = folder.root / "_journal" / "part-00001.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in range(8):
+            turned = bytearray(whole)
+            turned[place] ^= 1 << bit
+            path.write_bytes(bytes(turned))
+            assert read_entries(folder).get(part_name(1)) in (None, entry(1))
 
 
-def test_failed_append_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
-    write = os.write
-
-    def half(descriptor: int, data: memoryview) -> int:
-        write(descriptor, data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    with Journal(tmp_path, HEADER) as journal:
-        journal.append(entry(0))
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", half)
-            with pytest.raises(SinkError, match=r"_journal\.jsonl \(No space left on device\): free space"):
-                journal.append(entry(1))
-        journal.append(entry(2))
-    assert list(read_journal(tmp_path)[1]) == [part_name(0), part_name(2)]
+def test_an_entry_under_the_name_of_another_part_counts_as_not_written(folder):
+    (folder.root / "_journal" / "part-00001.json").rename(folder.root / "_journal" / "part-00007.json")
+    assert list(read_entries(folder)) == [part_name(0), part_name(2)]
 
 
-def test_short_writes_are_completed(tmp_path, monkeypatch):
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
-    with Journal(tmp_path, HEADER) as journal:
-        journal.append(entry(0))
-    assert read_journal(tmp_path) == (HEADER, {part_name(0): entry(0)})
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"format_version": 2}'])
+def test_damaged_beginning_is_told(folder, damage):
+    (folder.root / "_journal" / "begun.json").write_bytes(damage)
+    with pytest.raises(ArtifactError, match=r"begun\.json cannot be used \(.+\): remove .+ and start the run anew"):
+        read_begun(folder)
 
 
-def test_second_journal_in_one_folder(folder):
-    with pytest.raises(SinkError, match="File exists"):
-        Journal(folder, HEADER)
+def test_beginning_of_another_version(folder):
+    path = folder.root / "_journal" / "begun.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 9}))
+    with pytest.raises(ArtifactError, match="it has format version 9, this batchrec reads 2"):
+        read_begun(folder)
 
 
-@pytest.mark.parametrize("line", [b"{half\n", b"7\n", b'{"name": "part-00000.parquet"}\n'])
-def test_damage_before_the_last_line_is_not_passed_over(folder, line):
-    first, *rest = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
-    (folder / JOURNAL).write_bytes(b"".join([first, line, *rest]))
-    with pytest.raises(ArtifactError, match=r"_journal\.jsonl is damaged \(.+\): remove the run folder"):
-        read_journal(folder)
-
-
-def test_torn_header(tmp_path):
-    (tmp_path / JOURNAL).write_bytes(b'{"format_ver')
-    with pytest.raises(ArtifactError, match="has no header line"):
-        read_journal(tmp_path)
-
-
-def test_no_journal(tmp_path):
-    with pytest.raises(ArtifactError, match="No such file"):
-        read_journal(tmp_path)
-
-
-def test_journal_of_another_version(tmp_path):
-    (tmp_path / JOURNAL).write_bytes(b'{"format_version": 9}\n')
-    with pytest.raises(ArtifactError, match="has format version 9, this batchrec reads 1"):
-        read_journal(tmp_path)
+def test_a_flipped_digit_of_the_beginning_is_found(folder):
+    path = folder.root / "_journal" / "begun.json"
+    path.write_text(path.read_text().replace("2026-02-03T00", "2026-02-04T00"))
+    with pytest.raises(ArtifactError, match="its content is not the one that was summed"):
+        read_begun(folder)

@@ -1,3 +1,5 @@
+"""One writer an output: a lock that a dead owner does not hold."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,23 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from batchrec.errors import BusyError, ConfigError
-from batchrec.output.lock import run_lock
+from batchrec.errors import BusyError
+from batchrec.output.local_storage import LocalStorage
 
 HOLD = """
 import sys
-from batchrec.output.lock import run_lock
-with run_lock(sys.argv[1], sys.argv[2]):
+from batchrec.output.local_storage import LocalStorage
+with LocalStorage(sys.argv[1]).lock(".lock", "the output"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
+def lock(folder):
+    return LocalStorage(folder).lock(".lock", "the output")
+
+
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of run "a" until its standard input is closed."""
+    """Another process that holds the lock until its standard input is closed."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path, "a"],
+        [sys.executable, "-c", HOLD, tmp_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -33,43 +39,35 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_writer_is_told_to_wait(tmp_path, holder):
-    with pytest.raises(BusyError, match="another process is writing") as raised, run_lock(tmp_path, "a"):
+def test_a_second_writer_is_told_who_is_there(tmp_path, holder):
+    expected = rf"another process is writing the output \(process {holder.pid} on .+ since 20.+Z\): wait"
+    with pytest.raises(BusyError, match=expected) as raised, lock(tmp_path):
         pytest.fail("two writers at once")
     assert raised.value.exit_code == 75
-
-
-def test_other_runs_go_on(tmp_path, holder):
-    with run_lock(tmp_path, "b"):
-        assert holder.poll() is None
 
 
 def test_a_dead_owner_does_not_hold_it(tmp_path, holder):
     holder.kill()
     holder.wait()
-    with run_lock(tmp_path, "a"):
-        pass
+    with lock(tmp_path) as held:
+        held.check()
 
 
 def test_it_is_free_again_after_the_block_and_leaves_nothing(tmp_path, holder):
     holder.communicate("")
     for _ in range(2):
-        with run_lock(tmp_path, "a"):
+        with lock(tmp_path):
             pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_free_again_after_a_failure(tmp_path):
-    with pytest.raises(ZeroDivisionError), run_lock(tmp_path, "a"):
+def test_it_is_free_again_after_a_failure_and_leaves_no_folder_that_was_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock(tmp_path / "new"):
         raise ZeroDivisionError
-    with run_lock(tmp_path, "a"):
-        pass
-
-
-def test_a_run_id_cannot_place_it_elsewhere(tmp_path):
-    with pytest.raises(ConfigError), run_lock(tmp_path / "output", "../x"):
-        pass
     assert list(tmp_path.iterdir()) == []
+    with lock(tmp_path / "new"):
+        (tmp_path / "new" / "run").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run"]
 
 
 def test_many_at_once_never_hold_it_together(tmp_path):
@@ -77,11 +75,11 @@ def test_many_at_once_never_hold_it_together(tmp_path):
     code = """
 import os, sys, time
 from batchrec.errors import BusyError
-from batchrec.output.lock import run_lock
+from batchrec.output.local_storage import LocalStorage
 won, until = 0, time.monotonic() + 1.5
 while time.monotonic() < until:
     try:
-        with run_lock(sys.argv[1], "a"):
+        with LocalStorage(sys.argv[1]).lock(".lock", "the output"):
             os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))
             won += 1
             os.unlink(sys.argv[2])
@@ -90,6 +88,7 @@ while time.monotonic() < until:
 print(won)
 """
     root = Path(__file__).parents[2]
+    (tmp_path / "output").mkdir()
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, tmp_path / "output", inside], stdout=subprocess.PIPE, text=True, cwd=root

@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec.errors import ArtifactError, GateError
+from batchrec.output.local_storage import LocalStorage
 from batchrec.output.manifest import MANIFEST, Accounting, check_accounting, read_manifest, write_manifest
-from batchrec.output.part import PartRecord
+from batchrec.output.record import PartRecord
 
 
 def test_every_promised_key(tmp_path, manifest):
     parts = [PartRecord("part-00000.parquet", 3, 10, "aa"), PartRecord("part-00001.parquet", 1, 9, "bb")]
-    write_manifest(tmp_path, replace(manifest, parts=parts))
+    write_manifest(LocalStorage(tmp_path), replace(manifest, parts=parts))
     assert json.loads((tmp_path / "_manifest.json").read_text()) == {
-        "format_version": 1,
+        "format_version": 2,
         "run_id": "night-1",
         "created": "2026-02-03T04:05:06Z",
         "as_of": "2026-02-03T00:00:00Z",
@@ -31,9 +32,9 @@ def test_every_promised_key(tmp_path, manifest):
         ],
         "schema": {
             "user_id": "int64",
-            "item_ids": "list<item: string>",
-            "scores": "list<item: float>",
-            "propensities": "list<item: float>",
+            "item_ids": "list<element: string>",
+            "scores": "list<element: float>",
+            "propensities": "list<element: float>",
             "status": "string",
             "source": "string",
         },
@@ -43,30 +44,33 @@ def test_every_promised_key(tmp_path, manifest):
             "duplicate_rows": 2,
             "distinct_users": 4,
             "by_status": {"ok": 1, "short": 1, "fallback": 1, "unknown": 1, "failed": 0},
+            "suppressed_users": 0,
         },
         "fingerprints": {"bundle": "b", "code": "d", "config": "c", "users": "u"},
         "seconds": {"retrieve": 1.5, "rank": 0.5},
         "options": {"temperature": 20.0},
         "versions": {"batchrec": "0.1.0"},
+        "suppression": None,
+        "verification": None,
     }
 
 
 def test_read_gives_what_was_written(tmp_path, manifest):
-    write_manifest(tmp_path, manifest)
-    assert read_manifest(tmp_path) == manifest.as_dict()
+    write_manifest(LocalStorage(tmp_path), manifest)
+    assert read_manifest(LocalStorage(tmp_path)) == manifest.as_dict()
 
 
 def test_bytes_do_not_depend_on_the_order_in_which_names_were_collected(tmp_path, manifest):
-    write_manifest(tmp_path, replace(manifest, options={"a": 1, "b": 2}))
+    write_manifest(LocalStorage(tmp_path), replace(manifest, options={"a": 1, "b": 2}))
     first = (tmp_path / MANIFEST).read_bytes()
     turned = dict(reversed(manifest.fingerprints.items()))
-    write_manifest(tmp_path, replace(manifest, fingerprints=turned, options={"b": 2, "a": 1}))
+    write_manifest(LocalStorage(tmp_path), replace(manifest, fingerprints=turned, options={"b": 2, "a": 1}))
     assert (tmp_path / MANIFEST).read_bytes() == first
 
 
 def test_seconds_keep_the_order_of_the_stages(tmp_path, manifest):
-    write_manifest(tmp_path, manifest)
-    assert list(read_manifest(tmp_path)["seconds"]) == ["retrieve", "rank"]
+    write_manifest(LocalStorage(tmp_path), manifest)
+    assert list(read_manifest(LocalStorage(tmp_path))["seconds"]) == ["retrieve", "rank"]
 
 
 def test_times_of_other_zones_are_written_in_utc(manifest):
@@ -76,10 +80,10 @@ def test_times_of_other_zones_are_written_in_utc(manifest):
 
 def test_options_that_json_does_not_know_become_text(tmp_path, manifest):
     options = {"temperature": float("inf"), "bundle": Path("a/b"), "seed": None, "views": ("x", 1), "debug": True}
-    write_manifest(tmp_path, replace(manifest, options=options))
+    write_manifest(LocalStorage(tmp_path), replace(manifest, options=options))
     text = (tmp_path / MANIFEST).read_text()
     json.loads(text, parse_constant=pytest.fail)
-    assert read_manifest(tmp_path)["options"] == {
+    assert read_manifest(LocalStorage(tmp_path))["options"] == {
         "bundle": "a/b",
         "debug": True,
         "seed": None,
@@ -91,23 +95,24 @@ def test_options_that_json_does_not_know_become_text(tmp_path, manifest):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "No such file"),
+        (None, "there is no such file"),
         ("{", "is not JSON"),
         ("[]", "has format version None"),
-        ('{"format_version": 2}', "has format version 2, this batchrec reads 1"),
+        ('{"format_version": 1}', "has format version 1, this batchrec reads 2"),
     ],
 )
 def test_manifest_that_cannot_be_read(tmp_path, text, problem):
     if text is not None:
         (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(ArtifactError, match=problem):
-        read_manifest(tmp_path)
+        read_manifest(LocalStorage(tmp_path))
 
 
 def test_accounting_that_adds_up():
     accounting = Accounting(10, 1, 2, 7, {"ok": 4, "short": 2, "unknown": 1})
     check_accounting(accounting, 7, "list")
     check_accounting(accounting, 46, "long")
+    check_accounting(Accounting(10, 1, 2, 7, {"ok": 4}, suppressed_users=3), 4, "list")
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,10 @@ def test_accounting_that_adds_up():
         (Accounting(11, 1, 2, 7, {"ok": 7}), 7, "11 input rows less 1 nulls and 2 duplicates are 8 users, but 7"),
         (Accounting(10, 1, 2, 7, {"ok": 5, "short": 1}), 7, "7 distinct users came in, but 6 have a status"),
         (Accounting(10, 1, 2, 7, {"ok": 8}), 7, "but 8 have a status"),
-        (Accounting(10, 1, 2, 7, {"ok": 7}), 6, "7 distinct users came in, but the parts hold 6 rows"),
+        (Accounting(10, 1, 2, 7, {"ok": 7}), 6, "7 users have a status, but the parts hold 6 rows"),
         (Accounting(10, 1, 2, 7, {"ok": 7}), 8, "but the parts hold 8 rows"),
+        (Accounting(10, 1, 2, 7, {"ok": 4}, 2), 4, "4 have a status and 2 were suppressed"),
+        (Accounting(10, 1, 2, 7, {"ok": 4}, 3), 7, "4 users have a status, but the parts hold 7 rows"),
     ],
 )
 def test_accounting_that_does_not(accounting, rows, problem):

@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec.errors import ConfigError, SinkError
-from batchrec.output.part import build_table, count_by_status, part_name, write_part
+from batchrec.output.local_storage import LocalStorage
+from batchrec.output.part import build_table, count_by_status, write_part
+from batchrec.output.record import part_name
 from batchrec.schema import Status, list_schema, long_schema
 
 
@@ -180,8 +182,8 @@ def test_part_names_sort_like_partitions():
 
 @pytest.fixture
 def written(tmp_path, table):
-    write_part(table.slice(0, 2), tmp_path / part_name(0))
-    write_part(table.slice(2), tmp_path / part_name(1))
+    write_part(table.slice(0, 2), LocalStorage(tmp_path), part_name(0))
+    write_part(table.slice(2), LocalStorage(tmp_path), part_name(1))
     return tmp_path
 
 
@@ -212,7 +214,7 @@ def test_read_with_duckdb(written, table):
 
 def test_record_describes_the_file(tmp_path, table):
     path = tmp_path / part_name(3)
-    record = write_part(table, path)
+    record = write_part(table, LocalStorage(tmp_path), path.name)
     content = path.read_bytes()
     assert (record.name, record.rows, record.bytes) == ("part-00003.parquet", 4, len(content))
     assert record.sha256 == hashlib.sha256(content).hexdigest()
@@ -233,13 +235,15 @@ def test_bytes_depend_on_the_values_alone(tmp_path):
     )
     chunked = pa.concat_tables([table.slice(start, 777) for start in range(0, users, 777)])
     padded = pa.concat_tables([table.slice(5, 3), table]).slice(3)
-    records = [write_part(each, tmp_path / part_name(i)) for i, each in enumerate([table, table, chunked, padded])]
+    records = [
+        write_part(each, LocalStorage(tmp_path), part_name(i)) for i, each in enumerate([table, table, chunked, padded])
+    ]
     assert len({record.sha256 for record in records}) == 1
     assert pq.ParquetFile(tmp_path / part_name(2)).num_row_groups == 1
 
 
 def test_part_without_rows(tmp_path, table):
-    record = write_part(table.slice(0, 0), tmp_path / part_name(0))
+    record = write_part(table.slice(0, 0), LocalStorage(tmp_path), part_name(0))
     assert record.rows == 0
     assert pq.read_table(tmp_path / part_name(0)).schema == table.schema
 
@@ -247,7 +251,7 @@ def test_part_without_rows(tmp_path, table):
 def test_mode_follows_the_umask(tmp_path, table):
     before = os.umask(0o027)
     try:
-        write_part(table, tmp_path / part_name(0))
+        write_part(table, LocalStorage(tmp_path), part_name(0))
     finally:
         os.umask(before)
     assert (tmp_path / part_name(0)).stat().st_mode & 0o777 == 0o640
@@ -256,15 +260,16 @@ def test_mode_follows_the_umask(tmp_path, table):
 # Failures
 
 
-def test_folder_that_is_not_there(tmp_path, table):
-    with pytest.raises(SinkError, match=r"cannot write \S+/none/part-00000\.parquet .*: check that \S+/none"):
-        write_part(table, tmp_path / "none" / part_name(0))
+def test_folder_that_is_a_file(tmp_path, table):
+    (tmp_path / "none").touch()
+    with pytest.raises(SinkError, match=r"cannot write \S+/none .*: check that "):
+        write_part(table, LocalStorage(tmp_path / "none"), part_name(0))
 
 
 def test_name_taken_by_a_folder_leaves_no_temporary_file(tmp_path, table):
     (tmp_path / part_name(0)).mkdir()
     with pytest.raises(SinkError, match="cannot write"):
-        write_part(table, tmp_path / part_name(0))
+        write_part(table, LocalStorage(tmp_path), part_name(0))
     assert [entry.name for entry in tmp_path.iterdir()] == [part_name(0)]
 
 
@@ -273,13 +278,14 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from batchrec.errors import SinkError
+from batchrec.output.local_storage import LocalStorage
 from batchrec.output.part import write_part
 
 table = pa.table({"x": np.random.default_rng(0).random(100_000)})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
-    write_part(table, Path(sys.argv[1]))
+    write_part(table, LocalStorage(Path(sys.argv[1]).parent), Path(sys.argv[1]).name)
 except SinkError as error:
     sys.exit(str(error))
 """

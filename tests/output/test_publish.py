@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -20,20 +21,24 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec.errors import ArtifactError, ConfigError, SinkError
-from batchrec.output.journal import Journal, JournalHeader
-from batchrec.output.part import part_name, write_part
-from batchrec.output.publish import RunFolder, published_manifest
+from batchrec.errors import ArtifactError, SinkError
+from batchrec.output.journal import Begun, JournalEntry, append, begin
+from batchrec.output.local_storage import LocalStorage
+from batchrec.output.part import write_part
+from batchrec.output.publish import RunFolder, open_run, published_manifest
+from batchrec.output.record import PartRecord, part_name
 from batchrec.users import prepare_users
+
+MOMENT = datetime(2026, 2, 3, tzinfo=UTC)
 
 
 def write_run(output: Path, run_id: str, table: pa.Table, manifest, parts: int = 2) -> RunFolder:
     """Everything of a run but its publication."""
-    run = RunFolder.create(output, run_id)
-    (run.work / "spill").write_bytes(b"x")
-    with Journal(run.path, JournalHeader(run_id, {})):
-        for index in range(parts):
-            write_part(table, run.path / part_name(index))
+    run = RunFolder.open(LocalStorage(output), run_id)
+    begin(run.storage, Begun(run_id, MOMENT, MOMENT, {}, {}))
+    run.tidy()
+    for index in range(parts):
+        write_part(table, run.storage, part_name(index))
     return run
 
 
@@ -52,7 +57,6 @@ def test_what_a_published_run_looks_like(tmp_path, table, manifest):
     assert names(tmp_path) == ["current", "night-1"]
     assert names(tmp_path / "current") == [
         "_SUCCESS",
-        "_journal.jsonl",
         "_manifest.json",
         "part-00000.parquet",
         "part-00001.parquet",
@@ -80,53 +84,50 @@ def test_read_through_current(tmp_path, table, manifest):
 
 
 def test_manifest_of_a_published_run(tmp_path, table, manifest):
-    assert published_manifest(tmp_path, "night-1") is None
+    assert published_manifest(LocalStorage(tmp_path), "night-1") is None
     run = write_run(tmp_path, "night-1", table, manifest)
-    assert published_manifest(tmp_path, "night-1") is None
+    assert published_manifest(LocalStorage(tmp_path), "night-1") is None
     run.publish(manifest)
-    assert published_manifest(tmp_path, "night-1") == manifest.as_dict()
-    assert published_manifest(tmp_path, "night-2") is None
-    (run.path / "_manifest.json").unlink()
+    assert published_manifest(LocalStorage(tmp_path), "night-1") == manifest.as_dict()
+    assert published_manifest(LocalStorage(tmp_path), "night-2") is None
+    (run.storage.root / "_manifest.json").unlink()
     with pytest.raises(ArtifactError, match="cannot be read"):
-        published_manifest(tmp_path, "night-1")
+        published_manifest(LocalStorage(tmp_path), "night-1")
 
 
 # Folders that are not empty
 
 
-def test_published_run_is_never_written_again(tmp_path, table, manifest):
-    publish(tmp_path, "night-1", table, manifest)
-    before = {path: path.read_bytes() for path in (tmp_path / "night-1").iterdir()}
-    with pytest.raises(ConfigError, match="night-1 holds a published run: choose another --run-id"):
-        RunFolder.create(tmp_path, "night-1")
-    assert {path: path.read_bytes() for path in (tmp_path / "night-1").iterdir()} == before
-
-
-def test_leftovers_of_an_unpublished_run_are_removed(tmp_path, table, manifest):
+def test_what_a_killed_writer_left_is_removed_and_finished_parts_stay(tmp_path, table, manifest):
     run = write_run(tmp_path, "night-1", table, manifest)
-    (run.path / "_manifest.json").write_text("{}")
-    (run.path / ".part-00007.parquet.0123456789abcdef.tmp").write_bytes(b"half")
-    again = RunFolder.create(tmp_path, "night-1")
-    assert names(again.path) == ["_work"]
-    assert names(again.work) == []
+    (run.storage.root / "_manifest.json").write_text("{}")
+    (run.storage.root / "_SUCCESS").touch()
+    (tmp_path / ".current.night-1.tmp").symlink_to("night-1")
+    (run.storage.root / ".part-00007.parquet.0123456789abcdef.tmp").write_bytes(b"half")
+    (run.storage.root / "_journal" / ".part-00007.json.0123456789abcdef.tmp").write_bytes(b"half")
+    RunFolder.open(LocalStorage(tmp_path), "night-1").tidy()
+    assert names(tmp_path) == ["night-1"]
+    assert names(run.storage.root) == ["_journal", "part-00000.parquet", "part-00001.parquet"]
+    assert names(run.storage.root / "_journal") == ["begun.json"]
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "part-1.parquet", "part-00001.parquet.bak", ".keep", "_other"])
 def test_foreign_files_are_never_removed(tmp_path, table, manifest, foreign):
     run = write_run(tmp_path, "night-1", table, manifest)
-    (run.path / foreign).write_text("mine")
-    before = names(run.path)
+    (run.storage.root / foreign).write_text("mine")
+    before = names(run.storage.root)
     with pytest.raises(SinkError, match=rf"holds what batchrec did not write \({foreign}\): move it away"):
-        RunFolder.create(tmp_path, "night-1")
-    assert names(run.path) == before
+        RunFolder.open(LocalStorage(tmp_path), "night-1")
+    assert names(run.storage.root) == before
+    run.storage.remove(["_journal/begun.json"])
     run.abandon()
-    assert names(run.path) == [foreign]
+    assert names(run.storage.root) == [foreign]
 
 
 def test_foreign_folder_with_the_name_of_a_part(tmp_path):
     (tmp_path / "night-1" / "part-00000.parquet").mkdir(parents=True)
     with pytest.raises(SinkError, match="did not write"):
-        RunFolder.create(tmp_path, "night-1")
+        RunFolder.open(LocalStorage(tmp_path), "night-1")
 
 
 def test_run_folder_that_is_a_link_or_a_file(tmp_path):
@@ -136,14 +137,18 @@ def test_run_folder_that_is_a_link_or_a_file(tmp_path):
     (tmp_path / "night-3").symlink_to("nowhere")
     for run_id in ("night-1", "night-2", "night-3"):
         with pytest.raises(SinkError, match=f"{run_id} is not a folder"):
-            RunFolder.create(tmp_path, run_id)
+            RunFolder.open(LocalStorage(tmp_path), run_id)
 
 
 def test_work_that_is_a_link_is_removed_and_what_it_points_at_stays(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    run = RunFolder.create(tmp_path, "night-1")
-    (run.path / ".x.0123456789abcdef.tmp").symlink_to(tmp_path / "mine")
+    run = RunFolder.open(LocalStorage(tmp_path), "night-1")
+    run.storage.root.mkdir()
+    (run.storage.root / ".x.0123456789abcdef.tmp").symlink_to(tmp_path / "mine")
+    (run.storage.root / "_work").symlink_to(tmp_path / "mine")
+    with run.scratch() as scratch:
+        assert names(scratch) == []
     run.abandon()
     assert names(tmp_path / "mine") == ["file"]
 
@@ -152,7 +157,7 @@ def test_work_that_is_a_link_is_removed_and_what_it_points_at_stays(tmp_path):
 def test_current_that_is_no_link_is_found_before_any_work(tmp_path, make):
     make(tmp_path / "current")
     with pytest.raises(SinkError, match="current is not a link that batchrec made"):
-        RunFolder.create(tmp_path, "night-1")
+        RunFolder.open(LocalStorage(tmp_path), "night-1")
     assert names(tmp_path) == ["current"]
 
 
@@ -162,8 +167,7 @@ def test_current_that_became_a_folder_while_the_run_went_on(tmp_path, table, man
     with pytest.raises(SinkError, match="current is not a link"):
         run.publish(manifest)
     assert not run.is_published
-    run.abandon()
-    assert names(tmp_path) == ["current"]
+    assert names(tmp_path) == ["current", "night-1"]
 
 
 def test_current_that_points_nowhere_is_replaced(tmp_path, table, manifest):
@@ -174,26 +178,30 @@ def test_current_that_points_nowhere_is_replaced(tmp_path, table, manifest):
 
 def test_output_that_is_a_file(tmp_path):
     (tmp_path / "output").touch()
-    with pytest.raises(SinkError, match="cannot write"):
-        RunFolder.create(tmp_path / "output", "night-1")
-
-
-def test_output_that_is_a_url():
-    with pytest.raises(ConfigError, match="local paths only for now"):
-        RunFolder.create("s3://bucket/output", "night-1")
+    with pytest.raises(SinkError, match="cannot write"), LocalStorage(tmp_path / "output").lock(".lock", "there"):
+        pass
 
 
 # Abandoning
 
 
-def test_abandoned_run_leaves_nothing(tmp_path, table, manifest):
+def test_a_run_with_a_finished_part_can_be_gone_on_with(tmp_path, table, manifest):
+    publish(tmp_path, "night-1", table, manifest)
+    run = write_run(tmp_path, "night-2", table, manifest)
+    append(run.storage, JournalEntry(PartRecord(part_name(0), 4, 1, ""), {"ok": 4}, {}))
+    run.abandon()
+    assert names(tmp_path) == ["current", "night-1", "night-2"]
+    assert names(tmp_path / "night-2") == ["_journal", "part-00000.parquet", "part-00001.parquet"]
+
+
+def test_a_run_without_a_finished_part_leaves_nothing(tmp_path, table, manifest):
     publish(tmp_path, "night-1", table, manifest)
     write_run(tmp_path, "night-2", table, manifest).abandon()
     assert names(tmp_path) == ["current", "night-1"]
 
 
 def test_abandoning_twice_or_before_anything_is_there(tmp_path):
-    run = RunFolder.create(tmp_path, "night-1")
+    run = RunFolder.open(LocalStorage(tmp_path), "night-1")
     run.abandon()
     run.abandon()
     assert names(tmp_path) == []
@@ -201,9 +209,9 @@ def test_abandoning_twice_or_before_anything_is_there(tmp_path):
 
 def test_abandoning_a_published_run_changes_nothing(tmp_path, table, manifest):
     run = publish(tmp_path, "night-1", table, manifest)
-    before = names(run.path)
+    before = names(run.storage.root)
     run.abandon()
-    assert names(run.path) == before
+    assert names(run.storage.root) == before
 
 
 # Cut short
@@ -211,13 +219,14 @@ def test_abandoning_a_published_run_changes_nothing(tmp_path, table, manifest):
 KILL_AT = """
 import os, pickle, signal, sys
 from pathlib import Path
+from batchrec.output.local_storage import LocalStorage
 from batchrec.output.part import write_part
 from batchrec.output.publish import RunFolder
 
 output, steps = Path(sys.argv[1]), int(sys.argv[2])
 table, manifest = pickle.load(sys.stdin.buffer)
-run = RunFolder.create(output, "night-2")
-write_part(table, run.path / "part-00000.parquet")
+run = RunFolder.open(LocalStorage(output), "night-2")
+write_part(table, run.storage, "part-00000.parquet")
 
 def trace(name, arguments):
     global steps
@@ -247,11 +256,11 @@ def test_killed_before_any_step_of_publication(tmp_path, table, manifest):
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         cuts += 1
         assert str((output / "current").readlink()) == "night-1"
-        assert published_manifest(output, "night-2") is None
+        assert published_manifest(LocalStorage(output), "night-2") is None
         publish(output, "night-2", table, manifest, parts=1)
         assert names(output) == ["current", "night-1", "night-2"]
         assert str((output / "current").readlink()) == "night-2"
-    assert cuts >= 6  # scratch folder, manifest (2), link, _SUCCESS (2), current
+    assert cuts >= 6  # manifest (2), link (2), _SUCCESS (2), current
     assert str((output / "current").readlink()) == "night-2"
 
 
@@ -266,7 +275,7 @@ def test_killed_after_the_parts_and_before_publication(tmp_path, table, manifest
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "night-2" / "part-00000.parquet").exists()
     assert {path.name: path.read_bytes() for path in (tmp_path / "current").iterdir()} == before
-    assert names(RunFolder.create(tmp_path, "night-2").path) == ["_work"]
+    assert published_manifest(LocalStorage(tmp_path), "night-2") is None
 
 
 def test_abandoned_after_publication_failed_half_way(tmp_path, table, manifest, monkeypatch):
@@ -280,8 +289,10 @@ def test_abandoned_after_publication_failed_half_way(tmp_path, table, manifest, 
         with pytest.raises(SinkError, match=r"No space left on device.*: free space"):
             run.publish(manifest)
     assert not run.is_published
-    run.abandon()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["night-1"]
+    run.tidy()
+    run.publish(manifest)
+    assert names(tmp_path) == ["current", "night-1"]
 
 
 @pytest.fixture
@@ -300,15 +311,13 @@ def small_disk(tmp_path):
 
 def test_full_disk_names_the_file_and_leaves_the_published_run_alone(small_disk, table, manifest):
     publish(small_disk, "night-1", table, manifest)
-    run = RunFolder.create(small_disk, "night-2")
+    run = RunFolder.open(LocalStorage(small_disk), "night-2")
     big = pa.table({"x": pa.array(os.urandom(1) for _ in range(400_000))})
     with pytest.raises(
-        SinkError, match=rf"cannot write {run.path}/part-00000\.parquet \(No space left on device\): free"
+        SinkError, match=rf"cannot write {run.storage.root}/part-00000\.parquet \(No space left on device\): free"
     ):
-        write_part(big, run.path / part_name(0))
-    assert names(run.path) == ["_work"]
-    run.abandon()
-    assert names(small_disk) == ["current", "night-1"]
+        write_part(big, run.storage, part_name(0))
+    assert names(small_disk / "night-2") == []
     assert pq.read_table(small_disk / "current" / part_name(0)) == table
 
 
@@ -335,7 +344,7 @@ def test_a_reader_sees_whole_runs_only(tmp_path, manifest):
             run = min(values)
             parts = [part_name(index) for index in range(run % 4 + 1)]
             assert values == {run}
-            assert names(folder) == ["_SUCCESS", "_journal.jsonl", "_manifest.json", *parts]
+            assert [name for name in names(folder) if name != "_journal"] == ["_SUCCESS", "_manifest.json", *parts]
             assert json.loads((folder / "_manifest.json").read_text())["run_id"] == folder.name
             seen.append(run)
         return seen
@@ -348,3 +357,12 @@ def test_a_reader_sees_whole_runs_only(tmp_path, manifest):
         seen = reader.result()
     assert seen == sorted(seen)
     assert len(set(seen)) > 1
+
+
+def test_opening_a_run_follows_current_once(tmp_path, table, manifest):
+    publish(tmp_path, "night-1", table, manifest)
+    opened = open_run(tmp_path / "current")
+    publish(tmp_path, "night-2", table, manifest)
+    assert opened.path() == str(tmp_path / "night-1")
+    assert open_run(f"{tmp_path}/current/").path() == str(tmp_path / "night-2")
+    assert open_run(f"{tmp_path}/night-1").path() == str(tmp_path / "night-1")

@@ -6,8 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrec.errors import ArtifactError
+from batchrec.output.local_storage import LocalStorage
 from batchrec.output.manifest import read_manifest
-from batchrec.output.verify import verified_parts
+from batchrec.output.sums import verified_parts
 from tests.evaluate.support import publish, seal
 
 
@@ -17,14 +18,14 @@ def run(tmp_path):
 
 
 def verify(run):
-    return verified_parts(run, read_manifest(run))
+    storage = LocalStorage(run)
+    return [run / name for name in verified_parts(storage, read_manifest(storage))]
 
 
 def test_parts_in_the_order_of_the_manifest(run):
-    manifest = read_manifest(run)
+    manifest = read_manifest(LocalStorage(run))
     manifest["parts"].reverse()
-    assert [path.name for path in verified_parts(run, manifest)] == [f"part-0000{part}.parquet" for part in (2, 1, 0)]
-    assert all(path.parent == run for path in verified_parts(run, manifest))
+    assert verified_parts(LocalStorage(run), manifest) == [f"part-0000{part}.parquet" for part in (2, 1, 0)]
 
 
 def test_files_beside_the_parts_are_left_alone(run):
@@ -75,7 +76,7 @@ def test_a_part_that_is_no_file(run):
 
 @pytest.mark.parametrize("parts", [None, 3, [3], [{"name": "part-00000.parquet"}]])
 def test_a_manifest_that_does_not_say_the_sums(run, parts):
-    manifest = read_manifest(run) | {"parts": parts}
+    manifest = read_manifest(LocalStorage(run)) | {"parts": parts}
     (run / "_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
         ArtifactError, match=r"_manifest\.json does not name its parts, each with rows, bytes and sha256"
@@ -84,10 +85,10 @@ def test_a_manifest_that_does_not_say_the_sums(run, parts):
 
 
 def test_a_manifest_without_parts(run):
-    manifest = read_manifest(run)
+    manifest = read_manifest(LocalStorage(run))
     del manifest["parts"]
     with pytest.raises(ArtifactError, match="does not name its parts"):
-        verified_parts(run, manifest)
+        verified_parts(LocalStorage(run), manifest)
 
 
 def test_what_a_run_wrote_is_whole(world, batchrec, tmp_path):

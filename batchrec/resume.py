@@ -1,0 +1,107 @@
+"""Which run is to be gone on with, and whether it may be: its inputs must be the ones that it began with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrec.errors import ArtifactError, ConfigError, NothingToDo
+from batchrec.output.journal import Begun, read_begun, read_entries
+from batchrec.output.publish import RunFolder, published_manifest
+from batchrec.output.sums import is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from batchrec.config import JobConfig
+    from batchrec.output.journal import JournalEntry
+    from batchrec.output.storage import Storage
+
+_WORDS = {
+    "users": "the users",
+    "bundle": "the bundle",
+    "features": "the files behind the feature views",
+    "code": "batchrec itself or a library under it",
+}
+
+
+def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
+    """Put in what follows from the clock and from an unfinished run, so that no option is left open.
+
+    The as-of time is the one asked for, otherwise that of the unfinished run of the same name, otherwise `now` to the
+    second. The name of the run is the one asked for, with ``resume`` otherwise that of the newest unfinished run (of
+    the as-of time asked for), otherwise the as-of time.
+
+    Raises
+    ------
+    ConfigError
+        The run is published already, or there is none of this name to resume.
+    NothingToDo
+        The run to resume is published already, or no run is unfinished.
+    """
+    run_id = config.run_id
+    if run_id is None and config.resume:
+        run_id = _newest_unfinished(output, config.as_of)
+    if run_id is None:
+        as_of = config.as_of or now.replace(microsecond=0)
+        run_id = f"{as_of:%Y%m%dT%H%M%SZ}"
+    folder = RunFolder.open(output, run_id)
+    _refuse_published(config, folder)
+    begun = read_begun(folder.storage)
+    if config.resume and begun is None:
+        raise ConfigError(f"there is no unfinished run {folder.shown}", "leave out --resume to start it")
+    as_of = config.as_of or (now.replace(microsecond=0) if begun is None else begun.as_of)
+    return config.model_copy(update={"as_of": as_of, "run_id": run_id})
+
+
+def check_unchanged(begun: Begun, fingerprints: Mapping[str, str], options: Mapping[str, object], shown: str) -> None:
+    """See that a run goes on with what it began with.
+
+    Raises
+    ------
+    ConfigError
+        Something is another; the message says what.
+    """
+    if begun.fingerprints == fingerprints:
+        return
+    changed = [words for name, words in _WORDS.items() if begun.fingerprints.get(name) != fingerprints.get(name)]
+    names = sorted(options.keys() | begun.options.keys())
+    changed += [
+        f"{name} ({begun.options.get(name)!r} then, {options.get(name)!r} now)"
+        for name in names
+        if begun.options.get(name) != options.get(name)
+    ]
+    raise ConfigError(
+        f"the unfinished run {shown} was begun with others of these: {', '.join(changed) or 'options'}",
+        "give it what it was begun with, or choose another --run-id, or remove its folder to start it anew",
+    )
+
+
+def finished_parts(folder: Storage) -> dict[str, JournalEntry]:
+    """Return the parts that need not be made again, by name: in the journal, and there to the last byte."""
+    return {name: entry for name, entry in read_entries(folder).items() if is_whole(folder, entry.part)}
+
+
+def _newest_unfinished(output: Storage, as_of: datetime | None) -> str:
+    unfinished = []
+    for name in output.folders():
+        try:
+            begun = read_begun(output.folder(name))
+        except ArtifactError:  # named, it would be refused with a reason; unnamed, it is not the one that is meant
+            continue
+        if begun is None or begun.run_id != name or as_of not in {None, begun.as_of}:
+            continue
+        if published_manifest(output, name) is None:
+            unfinished.append((begun.began, name))
+    if not unfinished:
+        which = "" if as_of is None else f" as of {as_of:%Y-%m-%d %H:%M:%S}"
+        raise NothingToDo(f"no run in {output.shown()}{which} is unfinished", "leave out --resume to start one")
+    return max(unfinished)[1]
+
+
+def _refuse_published(config: JobConfig, folder: RunFolder) -> None:
+    if published_manifest(folder.output, folder.run_id) is None:
+        return
+    if config.resume:
+        raise NothingToDo(f"{folder.shown} is published already", "leave out --resume and choose another --run-id")
+    raise ConfigError(f"{folder.shown} already holds a published run", "choose another --run-id, or move that run away")

@@ -1,0 +1,116 @@
+"""``batchrec verify``: a published run proven again, from what lies on disk and from the feature store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrec.errors import ArtifactError
+from batchrec.features.store import FeatureRef, FeatureStore
+from batchrec.models.bundle import Bundle
+from batchrec.output.manifest import MANIFEST, read_manifest
+from batchrec.output.publish import SUCCESS, open_run
+from batchrec.suppression import read_suppression
+from batchrec.verify.proof import Evidence, prove
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from batchrec.output.storage import Storage
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the manifest says of how the run was made."""
+
+    run_id: str
+    as_of: datetime
+    bundle: Path
+    feature_repo: Path
+    bundle_fingerprint: str
+    suppress: tuple[str, ...]
+
+
+def verify_published(
+    run: str, bundle: Path | None, feature_repo: Path | None, suppress: Sequence[str]
+) -> dict[str, Any]:
+    """Read a published run again and prove it.
+
+    Parameters
+    ----------
+    run
+        Path or URL of its folder, or of the pointer ``current``.
+    bundle, feature_repo
+        Where these lie now; None for where the run found them.
+    suppress
+        Suppression lists that the rows must honour beside those that the run was given.
+
+    Returns
+    -------
+    dict
+        ``run_id`` and what :func:`~batchrec.verify.proof.prove` returns.
+
+    Raises
+    ------
+    GateError
+        Something does not hold.
+    BatchrecError
+        The run is not published, or bundle, features or suppression lists cannot be read, or the bundle is another.
+    """
+    folder = open_run(run)
+    if not folder.exists(SUCCESS):
+        raise ArtifactError(
+            f"{folder.shown()} is not a published run (it has no {SUCCESS})",
+            "give the folder of a run that was published",
+        )
+    manifest = read_manifest(folder)
+    made = _made(folder, manifest)
+    evidence = _evidence(made, bundle or made.bundle, feature_repo or made.feature_repo, (*made.suppress, *suppress))
+    return {"run_id": made.run_id, **prove(folder, manifest, evidence)}
+
+
+def _evidence(made: _Made, folder: Path, feature_repo: Path, suppress: Sequence[str]) -> Evidence:
+    bundle = Bundle.open(folder)
+    if bundle.fingerprint != made.bundle_fingerprint:
+        raise ArtifactError(
+            f"{folder} is not the bundle that run {made.run_id} was made with (its {MANIFEST} names another sum)",
+            "name that bundle with --bundle",
+        )
+    described, store = bundle.format, FeatureStore.open(feature_repo)
+    seen = FeatureRef(described.seen.view, described.seen.feature, described.seen.dtype)
+
+    def seen_of(ids: pa.Array) -> pa.Array:
+        return store.point_in_time(ids, made.as_of, [seen])[seen.feature].combine_chunks()
+
+    lists = read_suppression(suppress, _arrow(described.user_id_type), bundle.item_ids.type)
+    return Evidence(
+        bundle.item_ids, seen_of, None if lists is None else lists.items, None if lists is None else lists.users
+    )
+
+
+def _arrow(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.type_for_alias(name)
+
+
+def _made(folder: Storage, manifest: Mapping[str, Any]) -> _Made:
+    try:
+        options = manifest["options"]
+        return _Made(
+            run_id=str(manifest["run_id"]),
+            as_of=datetime.fromisoformat(manifest["as_of"]),
+            bundle=Path(options["bundle"]),
+            feature_repo=Path(options["feature_repo"]),
+            bundle_fingerprint=manifest["fingerprints"]["bundle"],
+            suppress=tuple(map(str, options["suppress"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder.shown(MANIFEST)} does not say how the run was made ({type(error).__name__}: {error})",
+            "give a run that this version of batchrec published",
+        ) from error

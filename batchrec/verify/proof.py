@@ -1,0 +1,226 @@
+"""The proof of a run: every part read back from where it lies, and held against manifest, catalogue and seen items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchrec.errors import ArtifactError, GateError
+from batchrec.hashing import IdFingerprint
+from batchrec.output.manifest import MANIFEST
+from batchrec.output.sums import check_part_file, part_records
+from batchrec.schema import USER_ID, Source
+from batchrec.verify.checks import CHECKS, Expectation, check_part, counts_by_status
+
+if TYPE_CHECKING:
+    from batchrec.output.record import PartRecord
+    from batchrec.output.storage import Storage
+
+RUN_CHECKS = ("sums", "part_order", "user_ids", "status_counts")
+"""Checks of a run as a whole, beside those of :data:`~batchrec.verify.checks.CHECKS`.
+
+- ``sums``: parts that are missing, unreadable, or of other bytes, SHA-256 or rows than the manifest says.
+- ``part_order``: parts whose first user id does not come after the last one of the part before.
+- ``user_ids``: 1 where the users of the run are not those that came in, in layout ``list``.
+- ``status_counts``: statuses that the manifest counts otherwise than the rows, in layout ``list``.
+"""
+
+Each = Callable[[Callable[["PartRecord"], "Finding"], Iterable["PartRecord"]], Iterable["Finding"]]
+"""Applies a function to every part and gives the results in order, as ``map`` does."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rows are held against.
+
+    Parameters
+    ----------
+    catalogue
+        (N,) raw item ids.
+    seen_of
+        (m,) distinct raw user ids to (m,) lists of raw item ids that each has seen as of the run's time.
+    suppressed_items, suppressed_users
+        Raw ids that must not occur; None for none.
+    """
+
+    catalogue: pa.Array
+    seen_of: Callable[[pa.Array], pa.Array]
+    suppressed_items: pa.Array | None = None
+    suppressed_users: pa.Array | None = None
+
+
+class Finding(NamedTuple):
+    """What one part was found to hold.
+
+    Attributes
+    ----------
+    violations
+        By check.
+    damage
+        Why the part could not be read; empty where it could.
+    by_status
+        Users by status, in layout ``list``.
+    ids
+        (m,) user ids in the order of the rows.
+    items
+        Items of all its lists.
+    """
+
+    violations: Mapping[str, int]
+    damage: str
+    by_status: Mapping[str, int]
+    ids: pa.Array | None
+    items: int
+
+
+def prove(storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, each: Each = map) -> dict[str, Any]:
+    """Read a run again and see that everything it promises holds.
+
+    Parameters
+    ----------
+    storage
+        The run folder.
+    manifest
+        As it is published, or about to be.
+    evidence
+        What the rows are held against.
+    each
+        Applies the check of one part to all; ``map`` unless parts are to be read side by side.
+
+    Returns
+    -------
+    dict
+        JSON values: ``checks`` (violations by name, all 0), ``parts``, ``rows``, ``list_items``.
+
+    Raises
+    ------
+    GateError
+        Something does not hold; the message names the checks and how often each was violated.
+    ArtifactError
+        The manifest does not say what is to be expected.
+    """
+    records = part_records(storage, manifest)
+    check = partial(_check, storage, _expectation(storage, manifest), evidence)
+    whole = _Whole(manifest)
+    for record, finding in zip(records, each(check, records), strict=True):
+        whole.add(record.name, finding)
+    violations = whole.violations()
+    if any(violations.values()):
+        raise _violated(storage, violations, whole.damages)
+    rows = sum(record.rows for record in records)
+    return {"checks": violations, "parts": len(records), "rows": rows, "list_items": whole.items}
+
+
+class _Whole:
+    """Adds up what the parts of a run were found to hold, in their order."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self._manifest = manifest
+        self._violations: Counter[str] = Counter()
+        self._by_status: Counter[str] = Counter()
+        self._digest: IdFingerprint | None = None
+        self._last: pa.Scalar | None = None
+        self.damages: list[str] = []
+        self.items = 0
+
+    def add(self, name: str, finding: Finding) -> None:
+        self._violations.update(finding.violations)
+        self._by_status.update(finding.by_status)
+        self.items += finding.items
+        if finding.damage:
+            self._violations["sums"] += 1
+            self.damages.append(f"{name}: {finding.damage}")
+        if finding.ids is not None and len(finding.ids):
+            self._follow(finding.ids)
+
+    def violations(self) -> dict[str, int]:
+        found = {name: self._violations[name] for name in (*RUN_CHECKS, *CHECKS)}
+        if self._manifest["options"]["layout"] == "list":
+            accounting = self._manifest["accounting"]
+            expected = {name: count for name, count in accounting["by_status"].items() if count}
+            counted = {name: count for name, count in self._by_status.items() if count}
+            names = expected.keys() | counted.keys()
+            found["status_counts"] = sum(expected.get(name) != counted.get(name) for name in names)
+            # Who was suppressed is not on record, so without them the ids cannot be summed as they came in.
+            if not accounting["suppressed_users"]:
+                digest = self._digest.hexdigest() if self._digest else None
+                found["user_ids"] = int(digest != self._manifest["fingerprints"]["user_ids"])
+        return found
+
+    def _follow(self, ids: pa.Array) -> None:
+        if self._last is not None and not pc.less(self._last, ids[0]).as_py():
+            self._violations["part_order"] += 1
+        self._last = ids[-1]
+        self._digest = self._digest or IdFingerprint(ids.type)
+        self._digest.update(ids)
+
+
+def _check(storage: Storage, expected: Expectation, evidence: Evidence, record: PartRecord) -> Finding:
+    """Check one part."""
+    try:
+        check_part_file(storage, record)
+        with storage.open(record.name) as file:
+            table = pq.read_table(file)
+    except (ArtifactError, pa.ArrowException, OSError) as error:
+        return Finding({}, str(error), {}, None, 0)
+    ids, seen = _seen(table, evidence)
+    violations = check_part(
+        table, expected, seen, evidence.catalogue, evidence.suppressed_items, evidence.suppressed_users
+    )
+    is_list = "item_ids" in table.column_names
+    items = pc.sum(pc.list_value_length(table["item_ids"])).as_py() or 0 if is_list else table.num_rows
+    by_status = counts_by_status(table) if "status" in table.column_names else {}
+    return Finding(violations, "", by_status, ids, items)
+
+
+def _seen(table: pa.Table, evidence: Evidence) -> tuple[pa.Array | None, pa.Table | None]:
+    """Return the user ids of the rows, and what these users have seen; nothing where there are no ids to ask for."""
+    if USER_ID not in table.column_names:
+        return None, None
+    ids = table[USER_ID].combine_chunks()
+    if ids.null_count:
+        return None, None
+    users = ids.unique()
+    return ids, pa.table({USER_ID: users, "seen": evidence.seen_of(users)})
+
+
+def _expectation(storage: Storage, manifest: Mapping[str, Any]) -> Expectation:
+    try:
+        options, schema = manifest["options"], dict(manifest["schema"])
+        personal = {"ranker": Source.RANKER, "retrieval": Source.RETRIEVAL}[options["rank_by"]]
+        accounting = manifest["accounting"]
+        _ = {str(name): int(count) for name, count in accounting["by_status"].items()}, accounting["suppressed_users"]
+        return Expectation(
+            schema=tuple((str(name), str(dtype)) for name, dtype in schema.items()),
+            layout=_one_of(options["layout"], "list", "long"),
+            top_k=int(options["top_k"]),
+            sampled=options["temperature"] != "inf",
+            personal=(str(personal),),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"{storage.shown(MANIFEST)} does not say what the run should hold ({type(error).__name__}: {error})",
+            "give a run that this version of batchrec published",
+        ) from error
+
+
+def _one_of(value: object, *words: Any) -> Any:
+    if value not in words:
+        raise ValueError(f"{value!r} is none of {', '.join(words)}")
+    return value
+
+
+def _violated(storage: Storage, violations: Mapping[str, int], damages: list[str]) -> GateError:
+    found = ", ".join(f"{name} {count:,}" for name, count in violations.items() if count)
+    first = f"; {damages[0]}" if damages else ""
+    return GateError(
+        f"{storage.shown()} does not hold what it promises: violations by check are {found}{first}",
+        "do not publish or use this run; run again, which redoes damaged parts, and report it if it happens again",
+    )
