@@ -213,6 +213,8 @@ class FeatureStore:
 
                 store = feast.FeatureStore(fs_yaml_file=config, repo_path=str(self.repo))
                 settings = store.config.registry
+                # Entity rows made here have a zone. Feast would look at 500 of them one by one, each time, to see it.
+                store.config.coerce_tz_aware = False
         except Exception as error:
             raise FeatureError(f"Feast cannot read {config} ({_brief(error)})", f"correct {config}") from error
         if settings.registry_type == "file" and "://" not in settings.path:
