@@ -263,7 +263,8 @@ def test_a_file_that_was_replaced_is_read_anew(long):
     assert store.point_in_time(pa.array([7]), day(1), store.refs("v"))["number"].to_pylist() == [15]
 
 
-def test_memory_is_limited_as_the_repository_says(long):
+def test_memory_is_limited_as_the_repository_says(long, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "retry_waits", ())
     configure(long, offline=SORTED, memory_limit="1MB")
     store = FeatureStore.open(long)
     with pytest.raises(FeatureError, match="OutOfMemory"):
