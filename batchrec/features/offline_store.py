@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast.data_format import ParquetFormat
+from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -27,11 +27,10 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from batchrec.features.asof import Limits, ViewRows, asof_join
+from batchrec.features.sources import column_in_file, is_local_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-_NO_FEATURE_TABLE = "__dummy_id"
 
 
 class SortedOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc] # Feast is untyped
@@ -82,7 +81,7 @@ class SortedOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             config.offline_store.staging_location
             or (filter_by_created_timestamp and any(_created(view) for view in feature_views))
             or OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-            or not all(_is_local_parquet(view) for view in feature_views)
+            or not all(is_local_parquet(view) and _has_keys(view) for view in feature_views)
             or not _is_zoned(entity_df)
         ):
             return by_feast()
@@ -142,34 +141,27 @@ def _entity_rows(entity_df: pd.DataFrame, time: str) -> pa.Table:
 
 
 def _view_rows(view: Any, feature_refs: Sequence[str], repo: Any, full_feature_names: bool) -> ViewRows:
-    source = view.batch_source
-    in_file = {new: old for old, new in source.field_mapping.items()}
     prefix = f"{view.projection.name_to_use()}:"
     shown = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
     wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     keys = view.projection.join_key_map or {column.name: column.name for column in view.entity_columns}
+    created = _created(view)
     return ViewRows(
-        path=FileSource.get_uri_for_file_path(repo, source.path),
-        keys={in_file.get(key, key): asked for key, asked in keys.items()},
-        time=in_file.get(source.timestamp_field, source.timestamp_field),
-        created=in_file.get(_created(view), _created(view)),
-        features={f"{shown}{feature}": in_file.get(feature, feature) for feature in wanted},
+        path=FileSource.get_uri_for_file_path(repo, view.batch_source.path),
+        keys={column_in_file(view, key): asked for key, asked in keys.items()},
+        time=column_in_file(view, view.batch_source.timestamp_field),
+        created=None if created is None else column_in_file(view, created),
+        features={f"{shown}{feature}": column_in_file(view, feature) for feature in wanted},
         ttl=view.ttl,
     )
 
 
+def _has_keys(view: Any) -> bool:
+    return all(column.name != DUMMY_ENTITY_ID for column in view.entity_columns)
+
+
 def _created(view: Any) -> str | None:
     return view.batch_source.created_timestamp_column or None
-
-
-def _is_local_parquet(view: Any) -> bool:
-    source = view.batch_source
-    if not isinstance(source, FileSource) or "://" in source.path or source.s3_endpoint_override:
-        return False
-    parquet = isinstance(source.file_format, ParquetFormat) or (
-        source.file_format is None and source.path.endswith(".parquet")
-    )
-    return parquet and all(column.name != _NO_FEATURE_TABLE for column in view.entity_columns)
 
 
 def _is_zoned(entity_df: pd.DataFrame | str | None) -> TypeGuard[pd.DataFrame]:

@@ -5,6 +5,8 @@ Feast is imported inside functions only: the import alone takes seconds.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +22,9 @@ from batchrec.features.entities import checked_ids, distinct_pairs, timestamps
 from batchrec.features.join import join
 from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
 from batchrec.features.retry import WAITS
+from batchrec.features.sort import sort_source, why_not_sorted
+from batchrec.features.sources import column_in_file, is_local_parquet, local_parquet_files, source_state
+from batchrec.progress import say
 from batchrec.schema import EVENT_TIMESTAMP, id_type
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ __all__ = ["CONFIG_FILE", "FeatureRef", "FeatureStore", "JoinKey"]
 CONFIG_FILE = "feature_store.yaml"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_SAID: set[Path] = set()
+"""Files that this process has said are not sorted."""
 
 
 class FeatureStore:
@@ -118,7 +125,8 @@ class FeatureStore:
         """See, before any work, that every feature exists with the type expected and can be read.
 
         Beside the registry the offline store itself is asked, for one id a view: a source that is missing, damaged or
-        lacks a column shows here.
+        lacks a column shows here. A Parquet file on this machine of which a join by key ranges would read more than it
+        needs is said once a process, on standard error.
 
         Raises
         ------
@@ -131,6 +139,7 @@ class FeatureStore:
             refs = [ref for ref in dict.fromkeys(expected) if ref.view == view]
             no_id = pa.array([0], pa.int64()).cast(id_type(parse_type(self.join_key(view).dtype)))
             self.point_in_time(no_id, _EPOCH, refs)
+            self._say_if_unsorted(view)
 
     def point_in_time(self, ids: pa.Array, as_of: datetime | pa.Array, refs: Sequence[FeatureRef]) -> pa.Table:
         """Return each id's features as they were known at its time.
@@ -167,6 +176,50 @@ class FeatureStore:
             return pa.schema([(ref.feature, parse_type(ref.dtype)) for ref in refs]).empty_table()
         entities = pa.table({key.name: distinct_ids, EVENT_TIMESTAMP: distinct_times})
         return self._join(entities, refs).take(row).combine_chunks()
+
+    def sort_source(self, view: str) -> tuple[Path, ...]:
+        """Sort the Parquet files of a view by its join key, then event timestamp, so that joins can skip row groups.
+
+        Returns
+        -------
+        tuple of Path
+            The files that were rewritten; those of which joins can skip row groups already stay untouched.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, its source is not made of Parquet files on this machine, or one cannot be sorted.
+        """
+        self._check_source(view)
+        described = self._view(view)
+        if not is_local_parquet(described):
+            raise FeatureError(
+                f"feature view {view!r} does not read Parquet files on this machine",
+                "sort its rows where they are kept",
+            )
+        key = column_in_file(described, self.join_key(view).name)
+        time = column_in_file(described, described.batch_source.timestamp_field)
+        unsorted = [path for path, _ in self._unsorted(view)]
+        for path in unsorted:
+            sort_source(path, key, [time])
+        return tuple(unsorted)
+
+    def source_fingerprint(self, refs: Sequence[FeatureRef]) -> str:
+        """Return SHA-256, in hexadecimal, over the sources of the views of these features.
+
+        It changes when a source's path, or the size or time of modification (entity tag, for URLs) of one of its files
+        changes. Of sources that are not files, and of URLs that fsspec cannot look at here, only the name counts.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, or a source that is made of files cannot be looked at.
+        """
+        views = sorted({ref.view for ref in refs})
+        for view in views:
+            self._check_source(view)
+        state = [[view, *source_state(self._view(view), self.repo)] for view in views]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
     @cached_property
     def _feast(self) -> Any:
@@ -263,6 +316,27 @@ class FeatureStore:
             raise FeatureError(
                 f"feature view {view!r} reads {path}, which does not exist",
                 f"write that file, or correct the path of the view's source and run `feast -c {self.repo} apply`",
+            )
+
+    def _unsorted(self, view: str) -> Iterator[tuple[Path, str]]:
+        """Yield each file of which joins by key ranges read more than they need, and why."""
+        described = self._view(view)
+        key = column_in_file(described, self.join_key(view).name)
+        for path in local_parquet_files(described, self.repo):
+            try:
+                reason = why_not_sorted(path, key)
+            except (OSError, pa.ArrowException) as error:
+                raise FeatureError(f"{path} cannot be read ({brief(error)})", "write that file again") from error
+            if reason is not None:
+                yield path, reason
+
+    def _say_if_unsorted(self, view: str) -> None:
+        path, reason = next(self._unsorted(view), (None, None))
+        if path is not None and path not in _SAID:
+            _SAID.add(path)
+            say(
+                f"{path} {reason}: every partition reads far more of it than its own users; sort it once with "
+                f"`batchrec sort-features --feature-repo {self.repo} {view}`"
             )
 
     def _shared_key(self, refs: Sequence[FeatureRef]) -> JoinKey:
