@@ -24,8 +24,10 @@ from tests.fuzz.targets import TARGETS, Read, Target
 
 SECONDS = 5
 """Longest that reading one damaged file may take."""
-MORE_MEMORY = 2 * 2**30
-"""Bytes of address space that reading may add to what the libraries have taken."""
+MORE_MEMORY = 2**29
+"""Bytes of memory that reading may add to the most that was taken before."""
+MORE_ADDRESSES = 2**32
+"""Bytes of address space that reading may add; beyond, an allocation fails before it can harm the machine."""
 
 
 def main(group: str, folder: Path, first: int, count: int) -> None:
@@ -56,22 +58,35 @@ def _outcome(path: Path, read: Read) -> str:
     """Read a damaged file; whatever is neither right nor a sentence ends the process."""
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     try:
-        read(path)
-    except BatchrecError as error:
-        assert error.problem and error.remedy and "\n" not in str(error), f"not one sentence: {error}"
-        return type(error).__name__
+        return _read(path, read)
     except BaseException:  # also what is no Exception, such as a panic of a Rust library
         traceback.print_exc()
         sys.exit(1)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return "read"
+
+
+def _read(path: Path, read: Read) -> str:
+    before, outcome = _most_memory(), "read"
+    try:
+        read(path)
+    except BatchrecError as error:
+        outcome = type(error).__name__
+        if not error.problem or not error.remedy or "\n" in str(error):
+            raise ValueError(f"not one sentence: {error}") from error
+    if (more := _most_memory() - before) > MORE_MEMORY:
+        raise MemoryError(f"reading {path.stat().st_size} bytes took {more} bytes of memory")
+    return outcome
+
+
+def _most_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _limit_memory() -> None:
     taken = psutil.Process(os.getpid()).memory_info().vms
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_MEMORY, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_ADDRESSES, hard))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,24 @@ from __future__ import annotations
 import random
 
 _TOKENS = [
-    *(b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b'""', b"[]", b"{}", b"9" * 400, b"\\u0000", b"\\ud800", b"../x"),
+    *(
+        b"null",
+        b"true",
+        b"-1",
+        b"0",
+        b"1e999",
+        b"NaN",
+        b'""',
+        b"[]",
+        b"{}",
+        b"9" * 400,
+        b"\\u0000",
+        b"\\ud800",
+        b"../x",
+    ),
     *(b"\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff" * 9 + b"\x01", b"\xef\xbb\xbf", b'"', b","),
 ]
-"""What parsers stumble over: extremes of numbers, empty values, other types, escapes, depth."""
+"""What parsers stumble over: extremes of numbers, empty values, other types, escapes."""
 
 
 def mutation(data: bytes, seed: str) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -60,6 +60,33 @@ def users_of_strings(folder: Path) -> tuple[Path, Read]:
     path = folder / "users.parquet"
     pq.write_table(table, path, row_group_size=700, compression="zstd", write_page_checksum=True)
     return path, _read_users(["plan", "since"])
+
+
+def users_with_columns(folder: Path) -> tuple[Path, Read]:
+    """Write version 2 pages, delta encodings, a dictionary of ids, and a column of nearly every type that is kept."""
+    rng = np.random.default_rng(3)
+    numbers = pa.array(rng.integers(0, 10**6, 1000))
+    columns = {
+        "flag": pa.array(rng.random(1000) < 0.5),
+        "since": numbers.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
+        "price": numbers.cast(pa.decimal128(22, 2)),
+        "weight": pa.array(rng.random(1000, np.float32)),
+        "note": numbers.cast(pa.string()),
+        "count": numbers,
+    }
+    ids = pa.array([f"user {number}" for number in rng.integers(0, 300, 1000)]).dictionary_encode()
+    path = folder / "users.parquet"
+    encodings = {"note": "DELTA_BYTE_ARRAY", "count": "DELTA_BINARY_PACKED", "weight": "BYTE_STREAM_SPLIT"}
+    pq.write_table(
+        pa.table({"user_id": ids} | columns),
+        path,
+        data_page_version="2.0",
+        compression="gzip",
+        use_dictionary=["user_id"],
+        column_encoding=encodings,
+        data_page_size=512,
+    )
+    return path, _read_users(list(columns))
 
 
 def _read_users(keep: list[str]) -> Read:
@@ -191,7 +218,9 @@ def _read_bundle(folder: Path) -> None:
     tower, ranker = described.query_tower, described.ranker
     _load(folder / tower.path, described.files.get(tower.path), _names(tower.inputs, ["history"]))
     others = [ranker.item_code, ranker.query_embedding, ranker.item_embedding]
-    _load(folder / ranker.path, described.files.get(ranker.path), _names(ranker.user_inputs + ranker.item_inputs, others))
+    _load(
+        folder / ranker.path, described.files.get(ranker.path), _names(ranker.user_inputs + ranker.item_inputs, others)
+    )
 
 
 @cache
@@ -235,7 +264,11 @@ _BUNDLE_FILES = (
 )
 
 TARGETS = {
-    "users": [Target("integers", users_of_integers), Target("strings", users_of_strings)],
+    "users": [
+        Target("integers", users_of_integers),
+        Target("strings", users_of_strings),
+        Target("columns", users_with_columns),
+    ],
     "options": [Target("job file", job_file)],
     "run": [Target("manifest", manifest)],
     "bundle": [Target(name, in_bundle(name)) for name in _BUNDLE_FILES],
