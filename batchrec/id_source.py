@@ -124,10 +124,8 @@ def _opened(filesystem: Any, path: str, columns: Sequence[str] = ()) -> Iterator
     try:
         with filesystem.open(path, "rb") as handle:
             metadata = pq.read_metadata(handle)
-            largest = _largest_chunk(metadata, columns)
-            if largest > handle.seek(0, os.SEEK_END):
-                raise pa.ArrowInvalid(f"its footer names a column chunk of {largest} bytes, more than the file has")
-            buffer_size = _READ_BUFFER_BYTES if largest > _UNBUFFERED_UP_TO_BYTES else 0
+            is_large = _largest_chunk(metadata, columns) > _UNBUFFERED_UP_TO_BYTES
+            buffer_size = _READ_BUFFER_BYTES if is_large else 0
             with pq.ParquetFile(handle, metadata=metadata, buffer_size=buffer_size, pre_buffer=False) as file:
                 yield file
     except (OSError, pa.ArrowException) as error:

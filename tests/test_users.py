@@ -337,7 +337,7 @@ def test_file_whose_footer_names_more_bytes_than_it_has(tmp_path):
     path = write(tmp_path / "ids.parquet", np.random.default_rng(0).permutation(10_000), compression="none")
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + whole[60_000:])
-    with pytest.raises(SchemaError, match=r"its footer names a column chunk of \d+ bytes, more than the file has"):
+    with pytest.raises(SchemaError, match=r"ids\.parquet is not a readable Parquet file"):
         prepare_users(str(path), "user_id", tmp_path, 2)
 
 
