@@ -180,14 +180,14 @@ def run(
         float | None,
         typer.Option(
             help="Share of the users, 0 to 1, whose features may fail to be read before nothing is published.",
-            show_default="0",
+            show_default="0.0",
         ),
     ] = None,
     verify: Annotated[
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Read the finished parts again and prove them before they are published; --no-verify leaves it out.",
+            help="Read the part files again and prove them before they are published; --no-verify leaves it out.",
             show_default="verify",
         ),
     ] = None,

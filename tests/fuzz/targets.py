@@ -140,16 +140,19 @@ def job_file(folder: Path) -> tuple[Path, Read]:
 
 
 def manifest(folder: Path) -> tuple[Path, Read]:
+    from batchrec.output.local_storage import LocalStorage
     from batchrec.output.manifest import MANIFEST, Accounting, Manifest, read_manifest, write_manifest
-    from batchrec.output.part import part_name, write_part
-    from batchrec.output.verify import verified_parts
+    from batchrec.output.part import write_part
+    from batchrec.output.record import part_name
+    from batchrec.output.sums import verified_parts
 
+    storage = LocalStorage(folder)
     table = pa.table({"user_id": [1, 2, 3], "item_ids": [[4], [5, 6], []]})
-    parts = [write_part(table, folder / part_name(number)) for number in range(3)]
+    parts = [write_part(table, storage, part_name(number)) for number in range(3)]
     counts = Accounting(12, 1, 2, 9, {"ok": 9, "short": 0, "fallback": 0, "unknown": 0, "failed": 0})
     moment = datetime(2026, 2, 3, tzinfo=UTC)
     write_manifest(
-        folder,
+        storage,
         Manifest(
             run_id="night",
             created=moment,
@@ -165,11 +168,46 @@ def manifest(folder: Path) -> tuple[Path, Read]:
     )
 
     def read(path: Path) -> None:
-        found = verified_parts(path.parent, read_manifest(path.parent))
-        names = [part.name for part in parts]
-        assert all(part.parent == path.parent and part.name in names for part in found), found
+        found = verified_parts(storage, read_manifest(storage))
+        assert set(found) <= {part.name for part in parts}, found
 
     return folder / MANIFEST, read
+
+
+def journal_entry(folder: Path) -> tuple[Path, Read]:
+    from batchrec.output.journal import JournalEntry, append, read_entries
+    from batchrec.output.local_storage import LocalStorage
+    from batchrec.output.record import PartRecord, part_name
+
+    storage = LocalStorage(folder)
+    entry = JournalEntry(PartRecord(part_name(3), 100, 4711, "0" * 64), {"ok": 98, "short": 2}, {"rank": 1.25})
+    append(storage, entry)
+
+    def read(path: Path) -> None:
+        found = read_entries(storage)
+        assert found in ({}, {part_name(3): entry}), found
+        if not found:
+            raise LostEntryError("a damaged entry is no entry", "make the part again")
+
+    return folder / "_journal" / "part-00003.json", read
+
+
+class LostEntryError(BatchrecError):
+    """What reading a damaged journal entry comes to: its part is made again."""
+
+
+def journal_beginning(folder: Path) -> tuple[Path, Read]:
+    from batchrec.output.journal import BEGUN, Begun, begin, read_begun
+    from batchrec.output.local_storage import LocalStorage
+
+    storage, moment = LocalStorage(folder), datetime(2026, 2, 3, tzinfo=UTC)
+    begun = Begun("night", moment, moment, {"users": "a" * 64, "code": "b" * 64}, {"top_k": 10, "layout": "list"})
+    begin(storage, begun)
+
+    def read(path: Path) -> None:
+        assert read_begun(storage) == begun
+
+    return folder / BEGUN, read
 
 
 def in_bundle(name: str) -> Callable[[Path], tuple[Path, Read]]:
@@ -270,7 +308,11 @@ TARGETS = {
         Target("columns", users_with_columns),
     ],
     "options": [Target("job file", job_file)],
-    "run": [Target("manifest", manifest)],
+    "run": [
+        Target("manifest", manifest),
+        Target("journal entry", journal_entry),
+        Target("journal beginning", journal_beginning),
+    ],
     "bundle": [Target(name, in_bundle(name)) for name in _BUNDLE_FILES],
 }
 """By the process they are fuzzed in: what takes long to import is imported once."""

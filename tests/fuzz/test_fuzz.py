@@ -13,8 +13,9 @@ import pytest
 from batchrec.config import load_config
 from batchrec.errors import ArtifactError, BatchrecError, ConfigError
 from batchrec.models.bundle import BUNDLE_FILE, Bundle
+from batchrec.output.local_storage import LocalStorage
 from batchrec.output.manifest import MANIFEST, read_manifest
-from batchrec.output.verify import verified_parts
+from batchrec.output.sums import verified_parts
 from tests.fuzz.mutate import mutation
 from tests.fuzz.targets import TARGETS, manifest
 from tests.models.bundles import edit, make_bundle
@@ -141,7 +142,6 @@ def test_a_bundle_json_with_a_name_that_is_no_text(path, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(raises=RecursionError, strict=True, reason="load_config lets a RecursionError through")
 def test_a_job_file_too_deep(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text(f"users = {DEEP}")
@@ -149,23 +149,16 @@ def test_a_job_file_too_deep(tmp_path):
         load_config({}, path)
 
 
-@pytest.mark.xfail(raises=RecursionError, strict=True, reason="read_manifest lets a RecursionError through")
 def test_a_manifest_too_deep(tmp_path):
     path, _ = manifest(tmp_path)
     path.write_text(DEEP)
     with pytest.raises(ArtifactError):
-        read_manifest(tmp_path)
-
-
-ANY_NAME = pytest.mark.xfail(strict=True, reason="verified_parts takes any name from the manifest")
+        read_manifest(LocalStorage(tmp_path))
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *(pytest.param(name, marks=ANY_NAME) for name in (5, None, [], {}, "\0", "\ud800", "../part-00000.parquet")),
-        *("", ".", "x" * 300),
-    ],
+    [5, None, [], {}, "\0", "\ud800", "../part-00000.parquet", "", ".", "x" * 300],
 )
 def test_a_manifest_with_a_part_that_cannot_be(name, tmp_path):
     folder = tmp_path / "night"
@@ -175,4 +168,4 @@ def test_a_manifest_with_a_part_that_cannot_be(name, tmp_path):
     content["parts"][0]["name"] = name
     (tmp_path / "part-00000.parquet").write_bytes((folder / "part-00000.parquet").read_bytes())
     with pytest.raises(BatchrecError):
-        verified_parts(folder, content)
+        verified_parts(LocalStorage(folder), content)
