@@ -23,7 +23,7 @@ from tests.features.test_store import as_known
 
 SORTED = "batchrec.features.offline_store.SortedOfflineStore"
 INTEGERS = [-7, 0, 1, 2, 3, 2**53, 2**53 + 1, 2**62]
-STRINGS = ["", "0", "00", "a", "a'b", "ab", "Ä", "京都"]
+STRINGS = ["", "0", "00", "a", "a\0b", "a'b", "ab", "Ä", "京都"]
 VALUES = {
     "number": lambda draw: draw.randint(-(2**60), 2**60),
     "ratio": lambda draw: draw.choice([0.5, float("inf"), -0.0]),
