@@ -135,9 +135,11 @@ class _Join(RetrievalJob):  # type: ignore[misc]
 def _entity_rows(entity_df: pd.DataFrame, time: str) -> pa.Table:
     """Return entity rows with their times in microseconds, as precise as DuckDB compares them."""
     table = pa.Table.from_pandas(entity_df, preserve_index=False)
-    place = table.column_names.index(time)
-    floor = pc.floor_temporal(table[time], unit="microsecond")
-    return table.set_column(place, time, floor.cast(pa.timestamp("us", table[time].type.tz), safe=False))
+    times = table[time]
+    if times.type.unit == "ns":
+        times = pc.floor_temporal(times, unit="microsecond")
+    times = times.cast(pa.timestamp("us", times.type.tz), safe=False)
+    return table.set_column(table.column_names.index(time), time, times)
 
 
 def _view_rows(view: Any, feature_refs: Sequence[str], repo: Any, full_feature_names: bool) -> ViewRows:

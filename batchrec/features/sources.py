@@ -116,7 +116,7 @@ def source_files(path: str) -> list[SourceFile]:
     files.invalidate_cache()
     try:
         found = _infos(files, root)
-    except OSError as error:
+    except Exception as error:  # file systems raise what the libraries under them do
         raise FeatureError(
             f"the feature source {path} cannot be looked at ({brief(error)})",
             "see that it exists and may be read from here",
@@ -136,4 +136,4 @@ def _infos(files: Any, root: str) -> dict[str, dict[str, Any]]:
 
 def _version(info: dict[str, Any]) -> str:
     known = {name.lower().replace("-", "").replace("_", ""): value for name, value in info.items()}
-    return next((str(known[name]) for name in _VERSIONS if known.get(name)), "")
+    return next((str(known[name]) for name in _VERSIONS if known.get(name) is not None), "")

@@ -23,7 +23,7 @@ from tests.features.test_store import as_known
 
 SORTED = "batchrec.features.offline_store.SortedOfflineStore"
 INTEGERS = [-7, 0, 1, 2, 3, 2**53, 2**53 + 1, 2**62]
-STRINGS = ["", "0", "00", "a", "a'b", "ab", "Ä", "京都"]
+STRINGS = ["", "0", "00", "a", "a\0b", "a'b", "ab", "Ä", "京都"]
 VALUES = {
     "number": lambda draw: draw.randint(-(2**60), 2**60),
     "ratio": lambda draw: draw.choice([0.5, float("inf"), -0.0]),
@@ -144,6 +144,24 @@ def test_names_that_differ_in_case_mapped_columns_naive_times_and_narrow_keys(tm
         expected, found = (joined(store, asked, features) for store in (feasts, ours))
         assert found.equals(expected)
     assert joined(ours, asked, ["v:AGE"])["v__AGE"].to_pylist() == [3, 1, 2, None]
+
+
+def test_rows_without_a_time_or_a_key_are_nobodys(tmp_path):
+    """Also where an entity row has no key, or a time between two microseconds, which Feast's own store refuses."""
+    user = Entity(name="user", join_keys=["key"], value_type=ValueType.STRING)
+    nanoseconds = pa.array([None, 1_000, 2_000, 2_000, 3_000], pa.timestamp("ns", "UTC"))
+    table = pa.table({"key": ["a", "a", "a", None, "b"], "number": range(5), "event_timestamp": nanoseconds})
+    pq.write_table(table, tmp_path / "v.parquet")
+    batch = FileSource(name="s", path=str(tmp_path / "v.parquet"), timestamp_field="event_timestamp")
+    feasts, ours = stores(tmp_path, [user, view("v", [user], {"number": Int64}, batch)])
+    times = pd.to_datetime([1_999, 2_000, 2_001, 5_000, 5_000], utc=True)
+    asked = pd.DataFrame({"row": range(5), "key": ["a", "a", "a", None, "b"], "event_timestamp": times})
+    found = joined(ours, asked, ["v:number"])
+    assert found["v__number"].to_pylist() == [1, 2, 2, None, 4]
+    asked["event_timestamp"] = times.floor("us")
+    assert joined(feasts, asked, ["v:number"]).equals(joined(ours, asked, ["v:number"]))
+    nobody = asked.assign(key=None).astype({"key": object})
+    assert joined(ours, nobody, ["v:number"])["v__number"].null_count == 5
 
 
 def test_several_keys_renamed_views_and_short_names(tmp_path):
