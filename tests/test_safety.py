@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -229,3 +230,30 @@ def test_weights_that_lie_in_another_file(tmp_path, place):
         return
     with pytest.raises(ArtifactError, match="cannot be loaded by Keras in safe mode"):
         load_model(path, {"value"})
+
+
+# What a run leaves and tells
+
+
+def test_files_of_a_run_have_the_permissions_that_the_umask_leaves(world, tmp_path):
+    from tests.runs import command
+
+    process = command(*world.args(tmp_path / "out", "--run-id=r", "--users-per-partition=500"), umask=0o027)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "r").iterdir()}
+    assert set(found.values()) == {0o640}, found
+    assert (tmp_path / "out" / "r").stat().st_mode & 0o777 == 0o750
+
+
+def test_the_password_of_a_feature_store_is_not_told(world, batchrec, tmp_path):
+    repo = shutil.copytree(world.repo, tmp_path / "repo")
+    config = (repo / "feature_store.yaml").read_text()
+    path = "postgresql+psycopg://nightly:hunter2hunter2@127.0.0.1:9/features"
+    registry = f"registry:\n  registry_type: sql\n  path: {path}\n"
+    (repo / "feature_store.yaml").write_text(re.sub(r"^registry:.*\n(?:  .*\n)*", registry, config, flags=re.MULTILINE))
+    assert path in (repo / "feature_store.yaml").read_text()
+    said = batchrec(*world.args(tmp_path / "out"), f"--feature-repo={repo}", "--debug")
+    assert said.code == 2
+    assert "Feast" in said.err
+    assert "hunter2" not in said.err
