@@ -259,6 +259,19 @@ def index(
     _print_summary(build(bundle, recall_at, target, kind.value))
 
 
+@app.command("sort-features")
+def sort_features(
+    views: Annotated[list[str], typer.Argument(help="Names of feature views.")],
+    feature_repo: Annotated[Path, typer.Option(help="Feast repository that has been applied.")] = Path("feature_repo"),
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Sort the Parquet files behind feature views by join key, so that a partition's join reads its own rows only."""
+    from batchrec.features.store import FeatureStore
+
+    store = FeatureStore.open(feature_repo)
+    _print_summary({view: [str(path) for path in store.sort_source(view)] for view in views})
+
+
 @app.command()
 def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Published runs, or output/current.")],
