@@ -16,7 +16,7 @@ from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
-from batchrec.models.serving import QueryTower, as_pair_scorer, load_model
+from batchrec.models.serving import QueryTower, as_pair_scorer, load_model, ranking_algebra
 from batchrec.output.part import PartRecord, build_table, count_by_status, part_name, write_part
 from batchrec.pipeline import Line, Options, Users, recommend
 from batchrec.schema import USER_ID, Source, Status
@@ -260,6 +260,7 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )
+    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
     return Line(
         query_tower=QueryTower(
             load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
@@ -271,12 +272,13 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
             described.catalogue_size,
             described.embedding_dimension,
         ),
-        score_pairs=as_pair_scorer(load_model(bundle.folder / ranker.path, user_names | set(items))),
+        score_pairs=as_pair_scorer(ranker_model),
         query_name=ranker.query_embedding,
         item_inputs=items,
         eligible=eligible,
         item_hash=id_hash(bundle.item_ids),
         history_length=tower.history_length,
+        score_candidates=ranking_algebra(ranker_model, user_names, items),
     )
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from batchrec.errors import ArtifactError
 from batchrec.models.ranker import RankerShape, build_ranker
-from batchrec.models.serving import HISTORY, QUERY_BATCH, QueryTower, as_pair_scorer, load_model
+from batchrec.models.serving import (
+    HISTORY,
+    QUERY_BATCH,
+    QueryTower,
+    as_pair_scorer,
+    load_model,
+    ranking_algebra,
+)
 from batchrec.models.towers import feature_encoder, history_encoder, query_head
 from tests.models.support import small_shape
 
@@ -154,6 +161,31 @@ def test_a_pair_scores_the_same_at_any_place_of_a_batch(folder):
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(1000)
         assert score({name: column[order] for name, column in pairs.items()}).tobytes() == scores[order].tobytes()
+
+
+ITEM_INPUTS = {"item_code", "item_embedding"}
+
+
+def test_the_own_ranker_is_computed_by_parts(folder, ranker):
+    pairs = pair_inputs(N_ITEMS, 8)
+    items = {name: pairs.pop(name) for name in ITEM_INPUTS}
+    score = ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items)
+    scores = score(pairs, np.arange(N_ITEMS)[:, None])
+    expected = ranker.predict(pairs | items, verbose=0)
+    np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ranker", "tower.keras"])
+def test_other_models_are_not(folder, name):
+    inputs = {HISTORY, "city", "age"} if name == "tower.keras" else PAIR_INPUTS
+    items = {name: column for name, column in pair_inputs(9, 8).items() if name in ITEM_INPUTS}
+    assert ranking_algebra(load_model(folder / name, inputs), inputs - ITEM_INPUTS, items) is None
+
+
+def test_nor_is_a_ranker_that_reads_a_users_feature_from_the_item(folder):
+    pairs = pair_inputs(9, 8)
+    items = {name: pairs.pop(name) for name in ITEM_INPUTS | {"city"}}
+    assert ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items) is None
 
 
 @pytest.mark.parametrize("name", ["tower.keras", "tower"])
