@@ -88,7 +88,7 @@ main()
 
 
 def test_part_files_are_the_same_with_one_core_and_with_many_threads(world, tmp_path):
-    """TensorFlow, BLAS and OpenMP take their number of threads when they are loaded: each run is a process of its own."""
+    """Libraries take their number of threads when they are loaded, so each run is a process of its own."""
     many = {"OMP_NUM_THREADS": "5", "OPENBLAS_NUM_THREADS": "5", "TF_NUM_INTRAOP_THREADS": "5"}
     parts = []
     for run_id, code, threads in (("one", ON_ONE_CORE, {}), ("many", "from batchrec.cli import main; main()", many)):

@@ -19,7 +19,7 @@ from batchrec.models.serving import (
     load_model,
     ranking_algebra,
 )
-from batchrec.models.towers import feature_encoder, history_encoder, query_head
+from batchrec.models.towers import TowerShape, feature_encoder, history_encoder, query_head
 from tests.models.support import small_shape
 
 N_ITEMS, LENGTH, DIMENSION = 50, 8, 16
@@ -124,6 +124,37 @@ def test_no_users(embed):
     queries = embed(tower_inputs(0, 0))
     assert queries.shape == (0, DIMENSION)
     assert queries.dtype == np.float32
+
+
+EMBED = """
+import pathlib, sys
+import numpy as np
+from batchrec.models.serving import QueryTower, load_model
+inputs = dict(np.load(sys.argv[1] + "/inputs.npz"))
+queries = QueryTower(load_model(pathlib.Path(sys.argv[1], "tower.keras"), set(inputs)), 64)(inputs)
+sys.stdout.buffer.write(queries.tobytes())
+"""
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path):
+    """A tower of the size that training makes: its products are large enough for TensorFlow to cut them up."""
+    shape = TowerShape(N_ITEMS, {}, {}, (), ())
+    history = keras.Input((shape.history,), dtype="int32", name=HISTORY)
+    items = keras.layers.Embedding(N_ITEMS + 1, shape.dimension)(history)
+    states = history_encoder(shape)({"items": items, "filled": history > 0})
+    query = query_head(shape, with_features=False)({"state": states[:, -1]})
+    randomised(keras.Model({HISTORY: history}, query), 2).save(tmp_path / "tower.keras")
+    codes = np.random.default_rng(3).integers(0, N_ITEMS + 1, (QUERY_BATCH + 9, shape.history)).astype(np.int32)
+    np.savez(tmp_path / "inputs.npz", **{HISTORY: codes})
+
+    def embedded(threads):
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", EMBED, str(tmp_path)]
+        return subprocess.run(command, check=True, capture_output=True, env=environment).stdout
+
+    alone = embedded("1")
+    assert len(alone) == len(codes) * 64 * 4
+    assert alone == embedded("2")
 
 
 @pytest.mark.parametrize("n", [1, QUERY_BATCH, QUERY_BATCH + 1])
