@@ -8,6 +8,7 @@ to find.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,8 +70,6 @@ class Workload:
     @property
     def as_of(self) -> datetime:
         """The end of the data."""
-        import json
-
         return datetime.fromisoformat(json.loads((self.data / "prepared.json").read_text())["cutoff"])
 
 
@@ -81,14 +80,14 @@ def make(folder: Path, size: Size, seed: int = 1) -> Workload:
         return made
     users, items = str(size.users), str(size.items)
     script = [sys.executable, ROOT / "jobs/demo_data.py", "--users", users, "--items", items, "--seed", str(seed)]
-    subprocess.run([*script, "--output", made.data], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*script, "--output", made.data], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our script
     made.repo.mkdir(parents=True, exist_ok=True)
     for name in ("definitions.py", "feature_store.yaml"):
         (made.repo / name).write_text((ROOT / "feature_repo" / name).read_text())
     (made.repo / "data").mkdir(exist_ok=True)
     environment = os.environ | {"BATCHREC_FEATURE_DATA": str(made.data)}
     feast = [Path(sys.executable).parent / "feast", "-c", made.repo, "apply"]
-    subprocess.run(feast, check=True, env=environment, capture_output=True)
+    subprocess.run(feast, check=True, env=environment, capture_output=True)  # noqa: S603 - Feast itself
     _make_bundle(made, seed)
     return made
 
