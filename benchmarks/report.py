@@ -26,8 +26,8 @@ def _head(found: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; "
         + ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         + ".",
-        f"Load average before {before}, after {after}: above {machine['cores']}, other work shared the cores, and ratios",
-        "are to be trusted more than seconds. One run each.",
+        f"Load average before {before}, after {after}: above {machine['cores']}, other work shared the cores,",
+        "and ratios are to be trusted more than seconds. One run each.",
         "",
         f"The floor, measured in the same run: {floor['flop/s'] / 1e9:.0f} Gflop/s in float32 matrix products, "
         f"{floor['bytes/s'] / 1e9:.0f} GB/s copied.",
@@ -49,7 +49,8 @@ def _stages(found: dict[str, Any]) -> list[str]:
             f"{theirs / seconds:.1f} | {_floor_share(found, stage, seconds)} |"
         )
     lines += [
-        f"| all stages | {total:.2f} | {found['users'] / total:,.0f} | | {script_total:.2f} | {script_total / total:.1f} | |",
+        f"| all stages | {total:.2f} | {found['users'] / total:,.0f} | | {script_total:.2f} | "
+        f"{script_total / total:.1f} | |",
         "",
         "Seconds are added over partitions, two of which are in work at a time; a stage that waits for its turn on the",
         "cores counts the wait.",
@@ -71,14 +72,13 @@ def _ratios(found: dict[str, Any]) -> list[str]:
     one = found["one at a time"]["seconds a user"]
     pair, query = beside["ranking"]["microseconds a pair"], beside["retrieval"]["microseconds a query"]
     predict = min((way for name, way in pair.items() if name.startswith("predict")), key=lambda way: way["median"])
-    compute = ours["seconds"]["compute"]
+    compute, loaded = ours["seconds"]["compute"], _without_loading(script)
     return [
         "| against | ratio | measured |",
         "|---|---|---|",
         f"| the script, whole processes | {script['wall'] / ours['wall']:.1f} | {script['wall']:.1f} s and "
         f"{ours['wall']:.1f} s, start-up included |",
-        f"| the script, models loaded | {_without_loading(script) / compute:.1f} | {_without_loading(script):.1f} s and "
-        f"{compute:.1f} s |",
+        f"| the script, models loaded | {loaded / compute:.1f} | {loaded:.1f} s and {compute:.1f} s |",
         f"| the script's peak memory | {script['peak bytes'] / ours['peak bytes']:.1f} | "
         f"{script['peak bytes'] / 2**30:.2f} GiB and {ours['peak bytes'] / 2**30:.2f} GiB |",
         f"| one user at a time | {one * found['users'] / compute:.0f} | {one * 1e3:.1f} ms a user over "

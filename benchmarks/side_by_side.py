@@ -43,7 +43,7 @@ def in_turns(ways: dict[str, Callable[[], object]], n: int) -> dict[str, dict[st
 
 
 def ranking(bundle: Bundle) -> dict[str, Any]:
-    """`model.predict` on unrolled pairs at several batch sizes, the general unroll, and the algebra."""
+    """Score pairs by `model.predict` at several batch sizes, by the general unroll, and by the algebra."""
     described, n_items, random = bundle.format.ranker, bundle.format.catalogue_size, np.random.default_rng(0)
 
     def drawn(inputs: Any, n: int) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def ranking(bundle: Bundle) -> dict[str, Any]:
 
 
 def retrieval(bundle: Bundle) -> dict[str, Any]:
-    """The index as Faiss searches it by itself, and as this project searches it."""
+    """Search the index as Faiss does by itself, and as this project does."""
     described, random = bundle.format.index, np.random.default_rng(1)
     path = bundle.folder / described.path
     default = faiss.cvar.distance_compute_blas_threshold
