@@ -17,6 +17,7 @@ from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.serving import QueryTower, as_pair_scorer, load_model, ranking_algebra
+from batchrec.models.threads import set_up_arrow
 from batchrec.output.part import PartRecord, build_table, count_by_status, part_name, write_part
 from batchrec.pipeline import Line, Options, Users, recommend
 from batchrec.schema import USER_ID, Source, Status
@@ -232,6 +233,7 @@ def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: 
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+    set_up_arrow()
     bundle = Bundle.open(folder)
     store = FeatureStore.open(feature_repo)
     described = bundle.format

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
+import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ def share_out(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> l
 def one_thread_a_call() -> None:
     """Let every matrix product of the BLAS libraries that are loaded run in the thread that calls it."""
     threadpool_limits(limits=1, user_api="blas")
+
+
+def set_up_arrow() -> None:
+    """Give Arrow the cores that it may use."""
+    pa.set_cpu_count(cores())
 
 
 def set_up_tensorflow() -> None:
