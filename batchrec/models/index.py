@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Positions = npt.NDArray[np.int64]
 
-FLAT_UP_TO = 20_000
-"""Catalogue size up to which exact search is used: below it an IVF saves less time than its own overhead costs."""
+FLAT_UP_TO = 100_000
+"""Catalogue size up to which exact search is used: below it an IVF that finds nearly as much is slower
+(benchmarks/NOTES.md)."""
 
 KMEANS_SEED = 1234
 

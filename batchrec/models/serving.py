@@ -184,7 +184,8 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
             "save the model with `model.save('model.keras')` or `model.export(folder)`",
         )
     keras = import_keras()
-    if keras.backend.backend() == "tensorflow":
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if on_tensorflow:
         set_up_tensorflow()
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -194,11 +195,23 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
             "save the model with `model.save('model.keras')`, of layers that need no code of their own",
         ) from error
     _refuse_outputs(path, len(model.outputs or ()))
+    run = _tensorflow_function(model) if on_tensorflow else model.predict_on_batch
+    return Model(path, run, model), _keras_inputs(model)
+
+
+def _tensorflow_function(model: Any) -> Run:
+    """Compile a Keras model to one TensorFlow function, which costs less a call than Keras' own `predict_on_batch`."""
+    import tensorflow as tf
+
+    function = tf.function(lambda arrays: model(arrays, training=False))
 
     def run(arrays: Arrays) -> Any:
-        return model.predict_on_batch(dict(arrays))
+        try:
+            return function({name: tf.constant(array) for name, array in arrays.items()}).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(error.message) from error
 
-    return Model(path, run, model), _keras_inputs(model)
+    return run
 
 
 def _keras_inputs(model: Any) -> set[str]:

@@ -79,3 +79,23 @@ assert all(one["num_threads"] == 1 for one in threadpool_info() if one["user_api
 assert pyarrow.cpu_count() == threads.cores()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tensorflow_is_told_before_a_model_is_loaded(tmp_path):
+    code = """
+import pathlib, sys
+from batchrec.models.backend import import_keras
+from batchrec.models.serving import load_model
+from batchrec.models.threads import cores
+keras = import_keras()
+one = keras.Input((3,), name="one")
+if len(sys.argv) > 2:
+    keras.Model({"one": one}, keras.layers.Dense(1)(one)).save(sys.argv[1])
+else:
+    load_model(pathlib.Path(sys.argv[1]), {"one"})
+    import tensorflow as tf
+    assert tf.config.threading.get_intra_op_parallelism_threads() == cores() == 1
+"""
+    for more in (["save"], []):
+        command = [sys.executable, "-c", code, str(tmp_path / "model.keras"), *more]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
