@@ -95,7 +95,7 @@ def _peer(script: str, made: workload.Workload, *arguments: Any) -> dict[str, An
 
 
 def _measured(command: list[Any]) -> dict[str, float]:
-    """Run a command; its wall-clock seconds, start-up included, and its largest resident memory in bytes."""
+    """Run a command; its seconds by the clock and of processors, start-up included, and its peak memory in bytes."""
     start = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603 - this folder's scripts
         command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -103,7 +103,8 @@ def _measured(command: list[Any]) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"failed: {' '.join(map(str, command))}")
-    return {"wall": time.perf_counter() - start, "peak bytes": usage.ru_maxrss * 1024}
+    wall = time.perf_counter() - start
+    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "peak bytes": usage.ru_maxrss * 1024}
 
 
 def _necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:

@@ -78,6 +78,8 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         "|---|---|---|",
         f"| the script, whole processes | {script['wall'] / ours['wall']:.1f} | {script['wall']:.1f} s and "
         f"{ours['wall']:.1f} s, start-up included |",
+        f"| the script, whole processes, processor time | {script['processor'] / ours['processor']:.1f} | "
+        f"{script['processor']:.1f} s and {ours['processor']:.1f} s: what a busy machine bends least |",
         f"| the script, models loaded | {loaded / compute:.1f} | {loaded:.1f} s and {compute:.1f} s |",
         f"| the script's peak memory | {script['peak bytes'] / ours['peak bytes']:.1f} | "
         f"{script['peak bytes'] / 2**30:.2f} GiB and {ours['peak bytes'] / 2**30:.2f} GiB |",
