@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT ?= 60
 
-.PHONY: help demo test test-slow lint constraints clean
+.PHONY: help demo test test-slow bench lint constraints clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -30,6 +30,11 @@ test: $(INSTALLED)
 ## make test-slow    the tests marked slow: real data, up to half an hour
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+## make bench        measure against other ways to do the same; SIZE=R1 for ten times as many users and items
+SIZE ?= R0
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py $(SIZE)
 
 ## make lint         ruff, mypy and import-linter
 lint: $(INSTALLED)

@@ -60,6 +60,9 @@ class Line:
         The index.
     score_pairs
         The ranker: named inputs of B pairs to relevance (B,) float32.
+    score_candidates
+        The ranker where it needs no unrolled pairs: its user inputs (n, …) and item positions (n, K) to relevance
+        (n, K) float32, -inf where the position is -1. None for a ranker that knows only pairs.
     query_name
         Ranker input that takes the query embedding; None where it takes none.
     item_inputs
@@ -80,6 +83,7 @@ class Line:
     eligible: Array
     item_hash: Array
     history_length: int
+    score_candidates: Callable[[Arrays, Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def _relevance(queries: Array, positions: Array, users: Users, line: Line) -> Ar
     inputs = dict(users.ranker_inputs)
     if line.query_name is not None:
         inputs[line.query_name] = queries
+    if line.score_candidates is not None:
+        return line.score_candidates(inputs, positions)
     users_per_batch = batch_of_users(positions.shape[1])
     return rank(inputs, line.item_inputs, positions, line.score_pairs, users_per_batch, unroll=unroll)
 

@@ -16,7 +16,8 @@ from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
-from batchrec.models.serving import QueryTower, as_pair_scorer, load_model
+from batchrec.models.serving import QueryTower, as_pair_scorer, load_model, ranking_algebra
+from batchrec.models.threads import set_up_arrow
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
 from batchrec.output.status import write_status
@@ -300,6 +301,7 @@ def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: 
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+    set_up_arrow()
     bundle = Bundle.open(folder)
     store = FeatureStore.open(feature_repo)
     described = bundle.format
@@ -328,6 +330,7 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )
+    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
     return Line(
         query_tower=QueryTower(
             load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
@@ -339,12 +342,13 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
             described.catalogue_size,
             described.embedding_dimension,
         ),
-        score_pairs=as_pair_scorer(load_model(bundle.folder / ranker.path, user_names | set(items))),
+        score_pairs=as_pair_scorer(ranker_model),
         query_name=ranker.query_embedding,
         item_inputs=items,
         eligible=eligible,
         item_hash=id_hash(bundle.item_ids),
         history_length=tower.history_length,
+        score_candidates=ranking_algebra(ranker_model, user_names, items),
     )
 
 

@@ -84,6 +84,23 @@ def test_ranker_gets_the_query_embedding_where_it_asks_for_it():
     assert found.relevance.tolist() == [[0, -2]]
 
 
+def test_a_ranker_that_needs_no_pairs_gets_users_and_positions():
+    from dataclasses import replace
+
+    def score(inputs, positions):
+        assert set(inputs) == {"taste", "query"}
+        return np.where(positions < 0, -np.inf, inputs["query"] * -positions).astype(np.float32)
+
+    found = recommend(
+        users([], [5, 3, 2, 1, 0]),
+        replace(line(None, query_name="query"), score_candidates=score),
+        options(),
+        Stopwatch(),
+    )
+    assert found.positions.tolist() == [[3, 4], [4, -1]]
+    assert found.relevance.tolist() == [[-3, -4], [-4, -np.inf]]
+
+
 def test_query_tower_gets_features_and_the_latest_history():
     got = {}
 

@@ -1,7 +1,10 @@
 """The same rows always, to the bit: whatever the partition size, the order and the files of the input."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,6 +77,27 @@ def test_part_files_are_the_same_to_the_byte(world, batchrec, tmp_path):
     )
     assert len(first) == 4
     assert first == second
+
+
+ON_ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from batchrec.cli import main
+main()
+"""
+
+
+def test_part_files_are_the_same_with_one_core_and_with_many_threads(world, tmp_path):
+    """Libraries take their number of threads when they are loaded, so each run is a process of its own."""
+    many = {"OMP_NUM_THREADS": "5", "OPENBLAS_NUM_THREADS": "5", "TF_NUM_INTRAOP_THREADS": "5"}
+    parts = []
+    for run_id, code, threads in (("one", ON_ONE_CORE, {}), ("many", "from batchrec.cli import main; main()", many)):
+        command = [sys.executable, "-c", code, *world.args(tmp_path), f"--run-id={run_id}", "--top-k=30"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads, check=False)
+        assert done.returncode == 0, done.stderr
+        found = tree(tmp_path / run_id)
+        parts.append({name: data for name, data in found.items() if name.startswith("part-")})
+    assert parts[0] == parts[1]
 
 
 @pytest.mark.parametrize("layout", ["list", "long"])

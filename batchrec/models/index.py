@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchrec.errors import ArtifactError
+from batchrec.models.exact_search import ExactSearch
+from batchrec.models.threads import one_thread_a_call, share_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,13 +26,17 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Positions = npt.NDArray[np.int64]
 
-FLAT_UP_TO = 20_000
-"""Catalogue size up to which exact search is used: below it an IVF saves less time than its own overhead costs."""
+FLAT_UP_TO = 100_000
+"""Catalogue size up to which exact search is used: below it an IVF that finds nearly as much is slower
+(benchmarks/NOTES.md)."""
 
 KMEANS_SEED = 1234
 
 VECTORS_A_LIST = 39
 """Fewest training vectors a centroid that Faiss asks for."""
+
+QUERIES_A_BLOCK = 128
+"""Queries that one thread searches at a time: enough for BLAS, few enough for every core to get some."""
 
 STAND_INS = 1000
 """Item embeddings that stand in for queries where there are none."""
@@ -127,10 +133,11 @@ class ItemIndex:
     """
 
     def __init__(self, index: Any, nprobe: int = 1, recall_at: int = 1) -> None:
-        _multiply_one_by_one()
+        one_thread_a_call()
         self._index = index
         self._lists = getattr(index, "nlist", 0)
         self._nprobe, self._recall_at = nprobe, recall_at
+        self._search_exactly = None if self._lists else ExactSearch(index)
 
     @classmethod
     def read(cls, path: Path, described: IndexFormat, catalogue_size: int, dimension: int) -> ItemIndex:
@@ -181,8 +188,19 @@ class ItemIndex:
         if len(queries) == 0 or depth == 0:
             return np.zeros((len(queries), depth), np.float32), np.zeros((len(queries), depth), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
-        scores, positions = self._search_lists(queries, depth) if self._lists else self._index.search(queries, depth)
+        blocks = [queries[start : start + QUERIES_A_BLOCK] for start in range(0, len(queries), QUERIES_A_BLOCK)]
+        found = share_out(lambda block: self._search_block(block, depth), blocks)
+        scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.where(positions >= 0, scores, np.float32(-np.inf)), positions
+
+    def _search_block(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
+        import faiss
+
+        faiss.omp_set_num_threads(1)  # of this thread of the pool
+        if self._search_exactly is not None:
+            return self._search_exactly(queries, depth)
+        _multiply_one_by_one()
+        return self._search_lists(queries, depth)
 
     def _search_lists(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """Search an IVF; queries whose lists held fewer than ``depth`` items go on with twice as many lists."""
@@ -195,10 +213,10 @@ class ItemIndex:
 
 
 def _multiply_one_by_one() -> None:
-    """Keep Faiss, in this process, from multiplying by BLAS, as it would from 20 queries on.
+    """Keep Faiss from multiplying many queries by BLAS, which gives other last bits at another place of the batch.
 
-    BLAS gives other last bits at another place of the batch and with another number of threads. One product at a time
-    is about as fast.
+    The setting is the process's own; whoever searches on the pool sets it as it needs it, since one index is searched
+    at a time.
     """
     import faiss
 

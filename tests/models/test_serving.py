@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,8 +12,16 @@ import pytest
 
 from batchrec.errors import ArtifactError
 from batchrec.models.ranker import RankerShape, build_ranker
-from batchrec.models.serving import HISTORY, QUERY_BATCH, QueryTower, as_pair_scorer, load_model
-from batchrec.models.towers import feature_encoder, history_encoder, query_head
+from batchrec.models.serving import (
+    HISTORY,
+    QUERY_BATCH,
+    Model,
+    QueryTower,
+    as_pair_scorer,
+    load_model,
+    ranking_algebra,
+)
+from batchrec.models.towers import TowerShape, feature_encoder, history_encoder, query_head
 from tests.models.support import small_shape
 
 N_ITEMS, LENGTH, DIMENSION = 50, 8, 16
@@ -119,6 +128,37 @@ def test_no_users(embed):
     assert queries.dtype == np.float32
 
 
+EMBED = """
+import pathlib, sys
+import numpy as np
+from batchrec.models.serving import QueryTower, load_model
+inputs = dict(np.load(sys.argv[1] + "/inputs.npz"))
+queries = QueryTower(load_model(pathlib.Path(sys.argv[1], "tower.keras"), set(inputs)), 64)(inputs)
+sys.stdout.buffer.write(queries.tobytes())
+"""
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path):
+    """A tower of the size that training makes: its products are large enough for TensorFlow to cut them up."""
+    shape = TowerShape(N_ITEMS, {}, {}, (), ())
+    history = keras.Input((shape.history,), dtype="int32", name=HISTORY)
+    items = keras.layers.Embedding(N_ITEMS + 1, shape.dimension)(history)
+    states = history_encoder(shape)({"items": items, "filled": history > 0})
+    query = query_head(shape, with_features=False)({"state": states[:, -1]})
+    randomised(keras.Model({HISTORY: history}, query), 2).save(tmp_path / "tower.keras")
+    codes = np.random.default_rng(3).integers(0, N_ITEMS + 1, (QUERY_BATCH + 9, shape.history)).astype(np.int32)
+    np.savez(tmp_path / "inputs.npz", **{HISTORY: codes})
+
+    def embedded(threads):
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", EMBED, str(tmp_path)]
+        return subprocess.run(command, check=True, capture_output=True, env=environment).stdout
+
+    alone = embedded("1")
+    assert len(alone) == len(codes) * 64 * 4
+    assert alone == embedded("2")
+
+
 @pytest.mark.parametrize("n", [1, QUERY_BATCH, QUERY_BATCH + 1])
 def test_the_model_is_always_given_whole_batches(n):
     sizes = []
@@ -156,6 +196,31 @@ def test_a_pair_scores_the_same_at_any_place_of_a_batch(folder):
         assert score({name: column[order] for name, column in pairs.items()}).tobytes() == scores[order].tobytes()
 
 
+ITEM_INPUTS = {"item_code", "item_embedding"}
+
+
+def test_the_own_ranker_is_computed_by_parts(folder, ranker):
+    pairs = pair_inputs(N_ITEMS, 8)
+    items = {name: pairs.pop(name) for name in ITEM_INPUTS}
+    score = ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items)
+    scores = score(pairs, np.arange(N_ITEMS)[:, None])
+    expected = ranker.predict(pairs | items, verbose=0)
+    np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ranker", "tower.keras"])
+def test_other_models_are_not(folder, name):
+    inputs = {HISTORY, "city", "age"} if name == "tower.keras" else PAIR_INPUTS
+    items = {name: column for name, column in pair_inputs(9, 8).items() if name in ITEM_INPUTS}
+    assert ranking_algebra(load_model(folder / name, inputs), inputs - ITEM_INPUTS, items) is None
+
+
+def test_nor_is_a_ranker_that_reads_a_users_feature_from_the_item(folder):
+    pairs = pair_inputs(9, 8)
+    items = {name: pairs.pop(name) for name in ITEM_INPUTS | {"city"}}
+    assert ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items) is None
+
+
 @pytest.mark.parametrize("name", ["tower.keras", "tower"])
 def test_two_threads_at_once(folder, name):
     """Dask runs several partitions in one process, all with the same model, the first calls of all at once."""
@@ -177,20 +242,19 @@ def test_two_threads_at_once(folder, name):
             assert [queries.tobytes() for queries in found[number]] == [alone] * 4
 
 
-def test_calls_do_not_overlap(folder, monkeypatch):
+def test_calls_do_not_overlap():
     """Keras on JAX keeps a model's state beside it during a call, so no two may run at once."""
     running, most = [], []
     gate = threading.Event()
 
-    def predict(self, inputs):
+    def predict(inputs):
         running.append(1)
         most.append(len(running))
         gate.wait(0.05)
         running.pop()
         return np.zeros((len(inputs[HISTORY]), DIMENSION))
 
-    monkeypatch.setattr(keras.Model, "predict_on_batch", predict)
-    function = load_model(folder / "tower.keras", {HISTORY, "city", "age"})
+    function = Model(Path("tower.keras"), predict)
     threads = [threading.Thread(target=function, args=(tower_inputs(2, 0),)) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -1,0 +1,214 @@
+"""The project's ranker, computed with what depends on one side alone computed once.
+
+A pair's first hidden layer is linear in vectors and dot products, so it is a sum of three shares: one of the user
+alone, one of the item alone, and one of the dot products between a user's and an item's vectors. The first is computed
+once a user, the second once an item, and only the third and the layers above it once a pair. The numbers are those of
+the Keras model but for rounding (docs/decisions/007-ranking-algebra.md).
+
+Every matrix product is one of a single user with that user's candidates, or of a single user or item alone, and runs in
+one thread. So the last bit of a score depends on the user, the item, and the number and order of the candidates, and on
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from batchrec.errors import ArtifactError
+from batchrec.models.threads import one_thread_a_call, share_out
+
+if TYPE_CHECKING:
+    from batchrec.models.dlrm import Dlrm, Side
+
+Floats = npt.NDArray[np.float32]
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+
+PAIRS_A_BLOCK = 1024
+"""Pairs in work at a time in one thread, about; what a block needs stays in a core's own cache."""
+
+ITEMS_A_BLOCK = 1024
+"""Items whose parts are computed at a time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the ranker computes of n users, or of n items.
+
+    Parameters
+    ----------
+    vectors
+        (n, s, d): the vectors that take part in the interaction.
+    embedding
+        (n, d): the tower's embedding.
+    share
+        (n, h): share of the first layer's output, before its activation.
+    """
+
+    vectors: Floats
+    embedding: Floats
+    share: Floats
+
+
+class RankingAlgebra:
+    """The project's ranker over any users and their candidates.
+
+    Parameters
+    ----------
+    ranker
+        The ranker in parts.
+    items
+        Its item inputs, (N, …) each. What depends on them alone is computed here.
+    """
+
+    def __init__(self, ranker: Dlrm, items: Inputs) -> None:
+        one_thread_a_call()
+        self._user, self._top, self._scale = ranker.user, ranker.top, ranker.retrieval_scale
+        first, bias = ranker.top[0]
+        dimension = ranker.user.norm[0].size
+        n_bottom = (bool(ranker.user.dense) + bool(ranker.item.dense)) * dimension
+        user_rows = slice(0, dimension if ranker.user.dense else 0)
+        self._user_kernel = _own_rows(first, user_rows, n_bottom, ranker.user.places)
+        item_kernel = _own_rows(first, slice(user_rows.stop, n_bottom), n_bottom, ranker.item.places)
+        crossed = [_dot_row(a, b) for a in ranker.item.places for b in ranker.user.places]
+        self._cross_kernel = np.ascontiguousarray(first[n_bottom:][crossed])
+        self._bias = bias
+        self._items = _item_parts(ranker.item, item_kernel, items)
+
+    def __call__(self, users: Inputs, positions: npt.NDArray[np.int64]) -> Floats:
+        """Score every candidate of every user.
+
+        Parameters
+        ----------
+        users
+            The ranker's user inputs, (n, …) each.
+        positions
+            Candidates' item positions (n, K), -1 where there is none.
+
+        Returns
+        -------
+        (n, K) float32
+            Relevance, -inf where the position is -1.
+
+        Raises
+        ------
+        ArtifactError
+            If a categorical input has a code outside the ranker's vocabulary.
+        """
+        n_users, width = positions.shape
+        relevance = np.empty((n_users, width), np.float32)
+        step = max(1, PAIRS_A_BLOCK // max(width, 1))
+
+        def score(start: int) -> None:
+            rows = slice(start, start + step)
+            part = _part(self._user, self._user_kernel, {name: users[name][rows] for name in self._user.inputs})
+            part.share[...] += self._bias
+            for left in range(0, width, PAIRS_A_BLOCK):
+                columns = slice(left, left + PAIRS_A_BLOCK)
+                relevance[rows, columns] = self._pairs(part, np.maximum(positions[rows, columns], 0))
+
+        share_out(score, range(0, n_users, step) if width else ())
+        return np.where(positions < 0, np.float32(-np.inf), relevance)
+
+    def _pairs(self, users: Part, positions: npt.NDArray[np.int64]) -> Floats:
+        """Score b users' candidates (b, K)."""
+        b, width = positions.shape
+        _, n_item, dimension = self._items.vectors.shape
+        vectors = _rows(self._items.vectors, positions).reshape(b, width * n_item, dimension)
+        dots = np.matmul(vectors, users.vectors.transpose(0, 2, 1))
+        hidden = np.matmul(dots.reshape(b, width, -1), self._cross_kernel)
+        hidden += _rows(self._items.share, positions)
+        hidden += users.share[:, None, :]
+        for kernel, bias in self._top[1:]:
+            np.maximum(hidden, 0, out=hidden)
+            hidden = np.matmul(hidden, kernel)
+            hidden += bias
+        retrieval = np.matmul(_rows(self._items.embedding, positions), users.embedding[:, :, None])
+        retrieval *= self._scale
+        hidden += retrieval
+        scores: Floats = hidden[:, :, 0]
+        return scores
+
+
+def _rows(table: Floats, positions: npt.NDArray[np.int64]) -> Floats:
+    """Look up rows (N, …) at positions (b, K), which are known to be inside."""
+    return np.take(table, positions, axis=0, mode="clip")
+
+
+def _own_rows(first: Floats, bottom: slice, n_bottom: int, places: tuple[int, ...]) -> Floats:
+    """Rows of the first layer's kernel that read one side alone: its bottom MLP, then its own dot products."""
+    own = [_dot_row(places[i], places[j]) for i in range(len(places)) for j in range(i)]
+    return np.concatenate([first[bottom], first[n_bottom:][own]])
+
+
+def _dot_row(i: int, j: int) -> int:
+    """Place of the dot product of vectors i and j among those of all vectors, (1, 0), (2, 0), (2, 1) and so on."""
+    high, low = max(i, j), min(i, j)
+    return high * (high - 1) // 2 + low
+
+
+def _part(side: Side, kernel: Floats, inputs: Inputs) -> Part:
+    """Compute one side of n rows, each row by itself."""
+    embedding = np.ascontiguousarray(inputs[side.embedding], np.float32)
+    parts = [_lookup(table, inputs[name], name) for name, table in side.tables.items()]
+    if side.dense:
+        parts.append(_bottom(side, inputs))
+    parts.append(_normalised(embedding, side))
+    vectors = np.stack(parts, axis=1)
+    low = np.tril_indices(len(parts), -1)
+    reads = np.matmul(vectors, vectors.transpose(0, 2, 1))[:, low[0], low[1]]
+    if side.dense:
+        reads = np.concatenate([parts[-2], reads], axis=1)
+    return Part(vectors, embedding, _times(reads, kernel))
+
+
+def _lookup(table: Floats, codes: npt.NDArray[np.generic], name: str) -> Floats:
+    if codes.size and (codes.min() < 0 or codes.max() >= len(table)):
+        raise ArtifactError(
+            f"the ranker's input {name!r} has codes up to {codes.max()}, its embedding {len(table)} entries",
+            "give bundle.json the vocabulary that the model was trained with",
+        )
+    found: Floats = table[codes]
+    return found
+
+
+def _bottom(side: Side, inputs: Inputs) -> Floats:
+    kernel, bias, last_kernel, last_bias = side.bottom
+    values = np.stack([inputs[name] for name in side.dense], axis=1).astype(np.float32, copy=False)
+    return _times(np.maximum(_times(values, kernel) + bias, 0), last_kernel) + last_bias
+
+
+def _normalised(embedding: Floats, side: Side) -> Floats:
+    scale, offset = side.norm
+    centred = embedding - embedding.mean(axis=1, keepdims=True)
+    variance = np.square(centred).mean(axis=1, keepdims=True)
+    normalised: Floats = centred / np.sqrt(variance + np.float32(side.epsilon)) * scale + offset
+    return normalised
+
+
+def _times(rows: Floats, kernel: Floats) -> Floats:
+    """Multiply each row (n, a) by itself with a kernel (a, h): the same bits whatever the other rows."""
+    product: Floats = np.matmul(rows[:, None, :], kernel)[:, 0, :]
+    return product
+
+
+def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
+    starts = range(0, len(items[side.embedding]), ITEMS_A_BLOCK)
+    n_items, dimension = items[side.embedding].shape
+    whole = Part(
+        np.empty((n_items, len(side.places), dimension), np.float32),
+        np.ascontiguousarray(items[side.embedding], np.float32),
+        np.empty((n_items, kernel.shape[1]), np.float32),
+    )
+
+    def compute(start: int) -> None:
+        rows = slice(start, start + ITEMS_A_BLOCK)
+        part = _part(side, kernel, {name: items[name][rows] for name in side.inputs})
+        whole.vectors[rows], whole.share[rows] = part.vectors, part.share
+
+    share_out(compute, starts)
+    return whole

@@ -1,0 +1,71 @@
+"""The one place that decides how many threads compute, and who computes now.
+
+One piece of work at a time has all cores. TensorFlow shares its operations out to its own threads; everything else is
+cut into blocks whose size does not depend on the number of threads, and a pool of one thread a core computes them, each
+with kernels that use that one thread. So no two libraries compete for the cores, and no last bit depends on how many
+there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+turn = threading.Lock()
+"""Held by whoever has the cores: a call of TensorFlow, or the pool. Reading and writing go on meanwhile."""
+
+
+def cores() -> int:
+    """Return how many threads may compute: the cores given to this process, or ``OMP_NUM_THREADS`` where it is less."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(given, int(asked)) if asked.isdecimal() and int(asked) else given
+
+
+def share_out(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
+    """Compute every piece on the pool and return the results in order; the first failure is raised.
+
+    Several threads may call; they take turns. A piece must not share out work itself.
+    """
+    with turn:
+        return list(_pool().map(function, pieces))
+
+
+def one_thread_a_call() -> None:
+    """Let every matrix product of the BLAS libraries that are loaded run in the thread that calls it."""
+    threadpool_limits(limits=1, user_api="blas")
+
+
+def set_up_arrow() -> None:
+    """Give Arrow the cores that it may use."""
+    pa.set_cpu_count(cores())
+
+
+def set_up_tensorflow() -> None:
+    """Give TensorFlow the cores that it may use.
+
+    It takes this only before its first operation; in a process that has trained a model it stays as it is.
+    """
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(cores())
+        tf.config.threading.set_inter_op_parallelism_threads(cores())
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="compute")

@@ -1,0 +1,120 @@
+"""The benchmark: ``make bench``, or ``python benchmarks/bench.py R1``.
+
+Makes the workload once, then measures in one go: the machine's floor, a run of this project, the afternoon's script,
+one user at a time, and ranking and retrieval side by side with what they replace. Writes JSON, a table and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import floor
+import workload
+from report import write_plot, write_table
+
+from batchrec.models.threads import cores
+
+HERE = Path(__file__).parent
+LIBRARIES = ("numpy", "tensorflow-cpu", "keras", "faiss-cpu", "feast", "duckdb", "pyarrow", "dask", "pandas")
+REQUESTS = 200
+
+
+def main() -> None:
+    """Measure one workload."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("size", choices=workload.SIZES, nargs="?", default="R0")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where workloads are kept")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    asked = parser.parse_args()
+    made = workload.make(asked.folder.resolve() / asked.size, workload.SIZES[asked.size])
+    found = {"workload": asked.size, "users": workload.SIZES[asked.size].users} | _machine()
+    found["floor"] = _step("floor", floor.measure)
+    found["batchrec"] = _step("batchrec run", lambda: _run(made))
+    found["script"] = _step("the afternoon's script", lambda: _peer("baseline_script.py", made, made.folder / "lists"))
+    one = _step("one user at a time", lambda: _peer("per_request.py", made, str(REQUESTS)))
+    found["one at a time"] = {"seconds a user": one["seconds"]["seconds a user"], "users": REQUESTS}
+    found["side by side"] = _step("side by side", lambda: _peer("side_by_side.py", made)["seconds"])
+    found["necessary"] = _necessary(made, found["users"])
+    found["load average after"] = os.getloadavg()
+    name = f"{datetime.now(UTC):%Y-%m-%d}-{asked.size}"
+    (asked.results / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_table(found, asked.results / f"{name}.md")
+    write_plot(found, asked.results / f"{name}.svg")
+    print((asked.results / f"{name}.md").read_text())
+
+
+def _step(name: str, work: Any) -> Any:
+    print(f"{name} …", file=sys.stderr, flush=True)
+    return work()
+
+
+def _machine() -> dict[str, Any]:
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": {"cpu": model.split(":")[-1].strip(), "cores": cores(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in LIBRARIES},
+        "load average before": os.getloadavg(),
+    }
+
+
+def _run(made: workload.Workload) -> dict[str, Any]:
+    output = made.folder / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    options = {
+        "users": made.data / "users.parquet",
+        "bundle": made.bundle,
+        "feature-repo": made.repo,
+        "as-of": made.as_of.isoformat(),
+        "output": output,
+        "candidates": workload.CANDIDATES,
+        "top-k": workload.TOP_K,
+        "run-id": "bench",
+    }
+    command = [sys.executable, "-m", "batchrec", "run", *(f"--{name}={value}" for name, value in options.items())]
+    measured = _measured(command)
+    manifest = json.loads((output / "bench" / "_manifest.json").read_text())
+    return measured | {"seconds": manifest["seconds"]}
+
+
+def _peer(script: str, made: workload.Workload, *arguments: Any) -> dict[str, Any]:
+    results = made.folder / f"{script}.json"
+    measured = _measured([sys.executable, HERE / script, made.folder, *map(str, arguments), results])
+    return measured | {"seconds": json.loads(results.read_text())}
+
+
+def _measured(command: list[Any]) -> dict[str, float]:
+    """Run a command; its seconds by the clock and of processors, start-up included, and its peak memory in bytes."""
+    start = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603 - this folder's scripts
+        command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    wall = time.perf_counter() - start
+    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "peak bytes": usage.ru_maxrss * 1024}
+
+
+def _necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:
+    described = json.loads((made.bundle / "bundle.json").read_text())
+    index, items = described["index"], described["catalogue_size"]
+    lists = 1 if index["kind"] == "Flat" else int(index["kind"].removeprefix("IVF").split(",")[0])
+    read = items if lists == 1 else lists + items * index["nprobe"] / lists
+    user_vectors = len(workload.USER_CODES) + bool(workload.USER_DENSE) + 1
+    return floor.necessary(users, read, user_vectors, len(workload.ITEM_CODES) + 2)
+
+
+if __name__ == "__main__":
+    main()
