@@ -115,13 +115,14 @@ def check_agreement(client: Client) -> None:
 
 
 def _connect(address: str) -> Client:
-    from distributed import Client
     from distributed.versions import VersionMismatchWarning
+
+    from batchrec.engine.client import TidyClient
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # workers are compared by check_agreement
-            return Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="batchrec")
+            return TidyClient(address, timeout=CONNECT_SECONDS, set_as_default=False, name="batchrec")
     except (OSError, ImportError) as error:
         raise BusyError(
             f"the Dask scheduler {address} cannot be reached ({_reason(error)})",
