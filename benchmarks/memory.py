@@ -1,8 +1,8 @@
 """Measure that memory does not grow with the number of users: ``python benchmarks/memory.py --output memory.json``.
 
-The demo's data are generated for each number of users, over one and the same catalogue, and a run is made over each with
-one bundle that is trained on the smallest. What is measured is the peak of the resident memory of every process of the
-run, as the Linux kernel keeps it (``VmHWM``). The full form, an hour or two on two cores::
+The demo's data are generated for each number of users, over one and the same catalogue, and one bundle, trained on the
+smallest, makes a run over each. What is measured is the peak of the resident memory of every process of the run, as the
+Linux kernel keeps it (``VmHWM``). The full form::
 
     python benchmarks/memory.py --users 100000 2000000 --cluster local processes:1 --output memory.json
 """
@@ -107,7 +107,7 @@ def run_of(repo: Path, bundle: Path, output: Path, arguments: list[str]) -> dict
         f"--output={output}",
         *arguments,
     )
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)  # noqa: S603
     peaks = watched(process)
     said = process.stdout.read() if process.stdout else ""
     if process.returncode:
@@ -174,7 +174,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def called(command: list[str], **more: str) -> None:
     """Run a command and end with it where it fails."""
-    subprocess.run(command, env=environment(**more), stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, env=environment(**more), stdout=subprocess.DEVNULL, check=True)  # noqa: S603
 
 
 if __name__ == "__main__":
