@@ -202,9 +202,9 @@ def run(
     memory_limit: Annotated[
         str | None,
         typer.Option(
-            help="Bytes, or a size such as 4GB, that one process may hold: bounds the sorting of the users and each "
-            "process of processes:N, which is replaced beyond it.",
-            show_default="512 MB for sorting, else none",
+            help="Bytes, or a size such as 4GB, that one process may hold: sorting the users takes half of it "
+            "and the rest of the sort goes to disk, and a process of processes:N that exceeds it is replaced.",
+            show_default="512 MB for sorting, no other bound",
         ),
     ] = None,
     config: Annotated[

@@ -152,8 +152,8 @@ def prepare_users(
     keep
         Columns to carry along, none of them called ``user_id``; see :func:`~batchrec.id_source.kept_schema`.
     memory_limit
-        Bytes that the process may hold. Half of them, and 512 MB at most, are DuckDB's to sort in; beyond that it sorts
-        on disk.
+        Bytes that the process may hold; None for 1024 MB. Half of them are DuckDB's to sort in, which sorts on disk
+        beyond that; the other half is for what stands around it.
 
     Returns
     -------
@@ -189,7 +189,10 @@ def prepare_users(
             distinct = _write(partitions, path, schema, fingerprint)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        raise SinkError(f"cannot sort the users in {work} ({reason})", "free space there and run again") from error
+        raise SinkError(
+            f"cannot sort the users in {work} ({reason})",
+            "free space there, or allow more with --memory-limit, and run again",
+        ) from error
     except OSError as error:
         raise sink_error(path, error) from error
     duplicates = collected.rows - collected.nulls - distinct
@@ -263,7 +266,7 @@ def _opened(place: Path | str) -> AbstractContextManager[Any]:
 
 
 def _connect(spill: str, memory_limit: int | None) -> duckdb.DuckDBPyConnection:
-    most = _SORT_BYTES if memory_limit is None else min(_SORT_BYTES, memory_limit // 2)
+    most = _SORT_BYTES if memory_limit is None else memory_limit // 2
     options = {**_SORT_OPTIONS, "memory_limit": f"{most}B", "temp_directory": spill}
     connection = duckdb.connect(":memory:", config=options)
     connection.execute("SET enable_progress_bar = false")  # a run shows one of its own
