@@ -96,3 +96,17 @@ def test_a_scheduler_that_dies_can_be_gone_on_without(world, tmp_path, alone, ba
     assert batchrec_once(*args(world, tmp_path / "out", "--resume")) == (0, "")
     assert parts(tmp_path / "out" / "current") == alone
     assert unchanged == {name: (tmp_path / "out" / "night" / f"{name}.parquet").stat().st_mtime_ns for name in before}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
+def test_worker_processes_do_not_outlive_their_run(world, tmp_path, number, code):
+    process = command(*args(world, tmp_path, "--cluster=processes:2"))
+    wait_for_parts(tmp_path, 2, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len([child for child in family if "spawn_main" in " ".join(child.cmdline())]) == 2
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not (tmp_path / "current").exists()
