@@ -180,14 +180,14 @@ def run(
         float | None,
         typer.Option(
             help="Share of the users, 0 to 1, whose features may fail to be read before nothing is published.",
-            show_default="0",
+            show_default="0.0",
         ),
     ] = None,
     verify: Annotated[
         bool | None,
         typer.Option(
             "--verify/--no-verify",
-            help="Read the finished parts again and prove them before they are published; --no-verify leaves it out.",
+            help="Read the part files again and prove them before they are published; --no-verify leaves it out.",
             show_default="verify",
         ),
     ] = None,
@@ -273,6 +273,19 @@ def index(
     from batchrec.index import build
 
     _print_summary(build(bundle, recall_at, target, kind.value))
+
+
+@app.command("sort-features")
+def sort_features(
+    views: Annotated[list[str], typer.Argument(help="Names of feature views.")],
+    feature_repo: Annotated[Path, typer.Option(help="Feast repository that has been applied.")] = Path("feature_repo"),
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Sort the Parquet files behind feature views by join key, so that a partition's join reads its own rows only."""
+    from batchrec.features.store import FeatureStore
+
+    store = FeatureStore.open(feature_repo)
+    _print_summary({view: [str(path) for path in store.sort_source(view)] for view in views})
 
 
 @app.command()

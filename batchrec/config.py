@@ -236,7 +236,7 @@ def _read_job_file(path: Path | None) -> dict[str, Any]:
             content = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"the job file {path} cannot be read ({error.strerror})", "name a TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the job file {path} is not TOML ({error})", "correct it, or name another") from error
     for name in content:
         if name not in JobConfig.model_fields:

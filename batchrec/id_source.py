@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _BATCH_ROWS = 2**18
-# Without a buffer pyarrow reads the column of a whole row group at once, and a file may be one row group.
+# Without a buffer pyarrow reads the column of a whole row group at once, and a file may be one row group. With one it
+# believes what a damaged page header says of the page's size, and takes as much as 2 GiB for it; so small chunks go
+# without.
 _READ_BUFFER_BYTES = 2**20
+_UNBUFFERED_UP_TO_BYTES = 2**26
 _SHOWN_COLUMNS = 20
 
 
@@ -99,7 +102,7 @@ def row_batches(source: str, column: str, kept: pa.Schema) -> Iterator[pa.Record
     kind: _Kind | None = None
     for path in paths:
         name = _shown(filesystem, path)
-        with _opened(filesystem, path) as file:
+        with _opened(filesystem, path, [column, *kept.names]) as file:
             dtype = _carried_type(file.schema_arrow, column, name)
             kind = _agreed(kind, _Kind(dtype, name), column, "ids of one kind")
             for batch in file.iter_batches(_BATCH_ROWS, columns=[column, *kept.names]):
@@ -116,15 +119,24 @@ def column_names(source: str) -> list[str]:
 
 
 @contextmanager
-def _opened(filesystem: Any, path: str) -> Iterator[pq.ParquetFile]:
+def _opened(filesystem: Any, path: str, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """Open a file, ready to read the pages of these columns."""
     try:
-        with (
-            filesystem.open(path, "rb") as handle,
-            pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
-        ):
-            yield file
+        with filesystem.open(path, "rb") as handle:
+            metadata = pq.read_metadata(handle)
+            is_large = _largest_chunk(metadata, columns) > _UNBUFFERED_UP_TO_BYTES
+            buffer_size = _READ_BUFFER_BYTES if is_large else 0
+            with pq.ParquetFile(handle, metadata=metadata, buffer_size=buffer_size, pre_buffer=False) as file:
+                yield file
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(_shown(filesystem, path), error) from error
+
+
+def _largest_chunk(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """Bytes of the largest column chunk among those of some top-level columns; 0 where there is none."""
+    places = [place for place in range(metadata.num_columns) if metadata.schema.column(place).path in columns]
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return max((group.column(place).total_compressed_size for group in groups for place in places), default=0)
 
 
 def _find(source: str) -> tuple[Any, list[str]]:

@@ -202,6 +202,7 @@ def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> 
         "users": users.fingerprint,
         "user_ids": users.ids_fingerprint,
         "bundle": loaded.bundle.fingerprint,
+        "features": loaded.store.source_fingerprint(loaded.refs),
         "config": config.fingerprint(),
         "code": code_fingerprint(),
     }

@@ -165,7 +165,7 @@ def _ranks(user_ids: pa.Array) -> pa.Array:
 
 
 def _is_in(values: pa.Array | pa.ChunkedArray, ids: pa.Array | pa.ChunkedArray) -> Bools:
-    return np.asarray(pc.is_in(values, value_set=ids).to_numpy(), dtype=bool)
+    return np.asarray(pc.is_in(values, value_set=ids).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _id_column(source: str) -> str:

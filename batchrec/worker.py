@@ -134,6 +134,11 @@ class Resources:
         seen = self.bundle.format.seen
         return FeatureRef(seen.view, seen.feature, seen.dtype)
 
+    @property
+    def refs(self) -> tuple[FeatureRef, ...]:
+        """Every feature that is read, of users and of items."""
+        return tuple(dict.fromkeys((*refs_of(self.bundle.format.feature_inputs), self.seen)))
+
     @cached_property
     def popular(self) -> npt.NDArray[np.int64]:
         """Positions of eligible items by falling popularity, then position; empty where the bundle knows none."""

@@ -37,3 +37,14 @@ def s3():
 
     with s3_server() as environment:
         yield environment
+
+
+@pytest.fixture(scope="session")
+def undisturbed(world, tmp_path_factory):
+    """The part files of a run that nothing disturbed; see tests/faults/support.py."""
+    from tests.faults import support
+
+    output = tmp_path_factory.mktemp("undisturbed")
+    code, err = support.ended(support.start(world, output))
+    assert code == 0, err
+    return support.parts(output / "current")

@@ -145,7 +145,6 @@ def test_empty_folder_of_users(run_refused, tmp_path):
         ("--run-id=current", ["--run-id", "current"]),
         ("--output=nowhere://bucket/runs", ["nowhere://bucket/runs", "fsspec"]),
         ("--max-failed-share=1.5", ["--max-failed-share", "1.5"]),
-        ("--resume", ["unfinished"]),
         ("--as-of=1990-01-01", ["items has features as of 1990-01-01", "--as-of"]),
         ("--no-such-flag", ["--no-such-flag", "--help"]),
         ("surplus", ["surplus", "--help"]),

@@ -250,7 +250,7 @@ def test_every_option_of_a_run_is_in_the_table() -> None:
 
 def test_every_command_and_option_is_documented() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## `batchrec (\w+)[^\n]*\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## `batchrec ([\w-]+)[^\n]*\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     commands = get_command(cli.app).commands
     assert list(sections) == list(commands)
     for name, command in commands.items():

@@ -45,7 +45,7 @@ def test_manifest_tells_what_was_done(world, batchrec, tmp_path):
     assert datetime.fromisoformat(manifest["as_of"]) == world.cutoff
     assert manifest["options"]["top_k"] == 7
     assert manifest["options"]["as_of"] == world.cutoff.isoformat()
-    assert set(manifest["fingerprints"]) == {"users", "user_ids", "bundle", "config", "code"}
+    assert set(manifest["fingerprints"]) == {"users", "user_ids", "bundle", "features", "config", "code"}
     assert manifest["fingerprints"]["bundle"] == hashlib.sha256((world.bundle / "bundle.json").read_bytes()).hexdigest()
     stages = {"read features", "encode", "query tower", "retrieve and filter", "rank", "sample", "write"}
     assert stages < set(manifest["seconds"])

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec import id_source
 from batchrec.errors import ConfigError, SchemaError, SinkError
 from batchrec.users import IdFingerprint, partition_count, prepare_users, read_partition
 
@@ -330,6 +331,28 @@ def test_file_damaged_behind_an_intact_footer(tmp_path):
     source.write_bytes(content)
     with pytest.raises(SchemaError, match=r"in\.parquet is not a readable Parquet file"):
         prepare_users(str(source), "user_id", tmp_path, 10)
+
+
+def test_file_whose_footer_names_more_bytes_than_it_has(tmp_path):
+    path = write(tmp_path / "ids.parquet", np.random.default_rng(0).permutation(10_000), compression="none")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + whole[60_000:])
+    with pytest.raises(SchemaError, match=r"ids\.parquet is not a readable Parquet file"):
+        prepare_users(str(path), "user_id", tmp_path, 2)
+
+
+@pytest.mark.parametrize("source", ["ids.parquet", "memory://chunks/ids.parquet"])
+def test_large_column_chunks_are_read_like_small_ones(tmp_path, monkeypatch, source):
+    whole = write(tmp_path / "ids.parquet", np.random.default_rng(0).permutation(10_000), data_page_size=1024)
+    place = source if "://" in source else str(whole)
+    content = whole.read_bytes()
+    with fsspec.open(place, "wb") as file:
+        file.write(content)
+    small, path = prepare_users(place, "user_id", tmp_path, 3000)
+    expected = path.read_bytes()
+    monkeypatch.setattr(id_source, "_UNBUFFERED_UP_TO_BYTES", 1000)
+    large, path = prepare_users(place, "user_id", tmp_path, 3000)
+    assert (large, path.read_bytes()) == (small, expected)
 
 
 def test_url_of_an_unknown_kind(tmp_path):

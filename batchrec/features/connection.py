@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,20 +33,39 @@ def own_connection(repo: Path) -> Iterator[None]:
 
     ibis never forgets what it has registered: on its lasting connection, the entity rows of every partition would
     stay in memory until the process ends. And while `feast apply` looks up the relative path of a file source in the
-    repository, ibis would look it up wherever the process was started.
+    repository, ibis would look it up wherever the process was started. A store that does not ask ibis opens nothing.
     """
     import ibis  # type: ignore[import-untyped]
 
-    connection = ibis.duckdb.connect()
-    read_parquet = connection.read_parquet
-    connection.read_parquet = lambda path, **options: read_parquet(resolved(repo, path), **options)
     before = ibis.options.default_backend
-    ibis.set_backend(connection)
+    ibis.options.default_backend = backend = _WhenAsked(repo)
     try:
         yield
     finally:
         ibis.options.default_backend = before
-        connection.disconnect()
+        backend.close()
+
+
+class _WhenAsked:
+    """A DuckDB backend of ibis that is opened when something is first asked of it: that takes longer than a join."""
+
+    def __init__(self, repo: Path) -> None:
+        self._repo = repo
+        self._opened: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._opened is None:
+            import ibis
+
+            self._opened = ibis.duckdb.connect()
+        return getattr(self._opened, name)
+
+    def read_parquet(self, path: str, **options: Any) -> Any:
+        return self.__getattr__("read_parquet")(resolved(self._repo, path), **options)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.disconnect()
 
 
 def resolved(repo: Path, path: str) -> str:

@@ -61,7 +61,8 @@ FILES = (
 SEEN = "item_id_seen"
 """Column of :data:`SEEN_FILE`: the distinct items of a user so far, in order of their first interaction."""
 
-ROWS_PER_GROUP = 131_072
+ROWS_PER_GROUP = 65_536
+"""Rows of a row group, the least that a join of a partition's users reads; smaller ones make footers long."""
 
 
 def seen_schema(key: str, user_type: pa.DataType, item_type: pa.DataType) -> pa.Schema:

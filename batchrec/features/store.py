@@ -1,66 +1,42 @@
 """Features as they were known at a time, read from a Feast repository.
 
-The only module that imports Feast, and only inside functions: the import alone takes seconds.
+Feast is imported inside functions only: the import alone takes seconds.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchrec.errors import FeatureError
-from batchrec.features.connection import feast_call, own_connection, resolved
-from batchrec.features.dtypes import cast_exactly, parse_type, type_name
+from batchrec.features.connection import feast_call, resolved
+from batchrec.features.dtypes import parse_type
 from batchrec.features.entities import checked_ids, distinct_pairs, timestamps
+from batchrec.features.join import join
+from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
+from batchrec.features.retry import WAITS
+from batchrec.features.sort import sort_source, why_not_sorted
+from batchrec.features.sources import column_in_file, is_local_parquet, local_parquet_files, source_state
+from batchrec.progress import say
 from batchrec.schema import EVENT_TIMESTAMP, id_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["CONFIG_FILE", "FeatureRef", "FeatureStore", "JoinKey"]
 
 CONFIG_FILE = "feature_store.yaml"
 
-_ROW = "batchrec_row"
 _EPOCH = datetime.fromtimestamp(0, UTC)
-
-
-@dataclass(frozen=True)
-class FeatureRef:
-    """One feature of one view, with the type its values have.
-
-    Parameters
-    ----------
-    view
-        Name of the feature view.
-    feature
-        Name of the feature in that view; also the column name in results.
-    dtype
-        Arrow type name, such as ``int64``, ``string``, ``float``, ``double`` or ``list<int64>``.
-    """
-
-    view: str
-    feature: str
-    dtype: str
-
-    @property
-    def ref(self) -> str:
-        """Feast's own way to write the reference, ``view:feature``."""
-        return f"{self.view}:{self.feature}"
-
-
-@dataclass(frozen=True)
-class JoinKey:
-    """The one column by which a view is joined, and its Arrow type name."""
-
-    name: str
-    dtype: str
+_SAID: set[Path] = set()
+"""Files that this process has said are not sorted."""
 
 
 class FeatureStore:
@@ -72,7 +48,14 @@ class FeatureStore:
     ----------
     repo
         Folder that holds ``feature_store.yaml``. Use :meth:`open` to have it checked at once.
+
+    Attributes
+    ----------
+    retry_waits
+        Seconds before each further try of a join that failed in a way that may pass by itself.
     """
+
+    retry_waits: Sequence[float] = WAITS
 
     def __init__(self, repo: Path) -> None:
         self.repo = repo
@@ -111,7 +94,7 @@ class FeatureStore:
             services = {s.name: s for s in self._registry.list_feature_services(self._feast.project, allow_cache=True)}
         if name not in services:
             raise FeatureError(
-                f"{self.repo} has no feature service {name!r}; it has {_listed(services)}",
+                f"{self.repo} has no feature service {name!r}; it has {listed(services)}",
                 f"name one of these, or define the service and run `feast -c {self.repo} apply`",
             )
         return tuple(
@@ -126,7 +109,7 @@ class FeatureStore:
         FeatureError
             If there is no such view (the message lists those there are).
         """
-        return tuple(_feature_ref(view, field) for field in self._view(view).features)
+        return tuple(feature_ref(view, field) for field in self._view(view).features)
 
     def join_key(self, view: str) -> JoinKey:
         """Return the column by which a view is joined.
@@ -136,20 +119,14 @@ class FeatureStore:
         FeatureError
             If there is no such view, or if it has no entity, or several.
         """
-        columns = self._view(view).entity_columns
-        if len(columns) != 1 or columns[0].name == _no_entity():
-            keys = [] if len(columns) == 1 else [column.name for column in columns]
-            raise FeatureError(
-                f"feature view {view!r} has {len(keys)} join keys ({_listed(keys)}), expected exactly one",
-                "define the view with one entity, and that entity with one join key",
-            )
-        return JoinKey(columns[0].name, _dtype_of(view, columns[0]))
+        return key_of(self._view(view))
 
     def check(self, expected: Sequence[FeatureRef]) -> None:
         """See, before any work, that every feature exists with the type expected and can be read.
 
         Beside the registry the offline store itself is asked, for one id a view: a source that is missing, damaged or
-        lacks a column shows here.
+        lacks a column shows here. A Parquet file on this machine of which a join by key ranges would read more than it
+        needs is said once a process, on standard error.
 
         Raises
         ------
@@ -162,6 +139,7 @@ class FeatureStore:
             refs = [ref for ref in dict.fromkeys(expected) if ref.view == view]
             no_id = pa.array([0], pa.int64()).cast(id_type(parse_type(self.join_key(view).dtype)))
             self.point_in_time(no_id, _EPOCH, refs)
+            self._say_if_unsorted(view)
 
     def point_in_time(self, ids: pa.Array, as_of: datetime | pa.Array, refs: Sequence[FeatureRef]) -> pa.Table:
         """Return each id's features as they were known at its time.
@@ -199,6 +177,50 @@ class FeatureStore:
         entities = pa.table({key.name: distinct_ids, EVENT_TIMESTAMP: distinct_times})
         return self._join(entities, refs).take(row).combine_chunks()
 
+    def sort_source(self, view: str) -> tuple[Path, ...]:
+        """Sort the Parquet files of a view by its join key, then event timestamp, so that joins can skip row groups.
+
+        Returns
+        -------
+        tuple of Path
+            The files that were rewritten; those of which joins can skip row groups already stay untouched.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, its source is not made of Parquet files on this machine, or one cannot be sorted.
+        """
+        self._check_source(view)
+        described = self._view(view)
+        if not is_local_parquet(described):
+            raise FeatureError(
+                f"feature view {view!r} does not read Parquet files on this machine",
+                "sort its rows where they are kept",
+            )
+        key = column_in_file(described, self.join_key(view).name)
+        time = column_in_file(described, described.batch_source.timestamp_field)
+        unsorted = [path for path, _ in self._unsorted(view)]
+        for path in unsorted:
+            sort_source(path, key, [time])
+        return tuple(unsorted)
+
+    def source_fingerprint(self, refs: Sequence[FeatureRef]) -> str:
+        """Return SHA-256, in hexadecimal, over the sources of the views of these features.
+
+        It changes when a source's path, or the size or time of modification (entity tag, for URLs) of one of its files
+        changes. Of sources that are not files, and of URLs that fsspec cannot look at here, only the name counts.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, or a source that is made of files cannot be looked at.
+        """
+        views = sorted({ref.view for ref in refs})
+        for view in views:
+            self._check_source(view)
+        state = [[view, *source_state(self._view(view), self.repo)] for view in views]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
     @cached_property
     def _feast(self) -> Any:
         config = self.repo / CONFIG_FILE
@@ -213,8 +235,10 @@ class FeatureStore:
 
                 store = feast.FeatureStore(fs_yaml_file=config, repo_path=str(self.repo))
                 settings = store.config.registry
+                # Entity rows made here have a zone. Feast would look at 500 of them one by one, each time, to see it.
+                store.config.coerce_tz_aware = False
         except Exception as error:
-            raise FeatureError(f"Feast cannot read {config} ({_brief(error)})", f"correct {config}") from error
+            raise FeatureError(f"Feast cannot read {config} ({brief(error)})", f"correct {config}") from error
         if settings.registry_type == "file" and "://" not in settings.path:
             registry = self.repo / settings.path
             if not registry.exists():  # Feast itself would quietly write an empty registry there
@@ -242,7 +266,7 @@ class FeatureStore:
             raise
         except Exception as error:
             raise FeatureError(
-                f"the Feast registry of {self.repo} cannot be read ({_brief(error)})",
+                f"the Feast registry of {self.repo} cannot be read ({brief(error)})",
                 f"restore it, or delete it and run `feast -c {self.repo} apply`",
             ) from error
 
@@ -254,7 +278,7 @@ class FeatureStore:
     def _view(self, name: str) -> Any:
         if name not in self._views:
             raise FeatureError(
-                f"{self.repo} has no feature view {name!r}; it has {_listed(self._views)}",
+                f"{self.repo} has no feature view {name!r}; it has {listed(self._views)}",
                 f"name one of these, or define the view and run `feast -c {self.repo} apply`",
             )
         return self._views[name]
@@ -267,17 +291,17 @@ class FeatureStore:
             )
         self._view(projection.name)
         for field in projection.features:
-            yield _feature_ref(projection.name, field)
+            yield feature_ref(projection.name, field)
 
     def _check_ref(self, ref: FeatureRef) -> None:
         fields = {field.name: field for field in self._view(ref.view).features}
         if ref.feature not in fields:
             raise FeatureError(
                 f"feature view {ref.view!r} has no feature {ref.feature!r} (expected {ref.dtype}); "
-                f"it has {_listed(fields)}",
+                f"it has {listed(fields)}",
                 "add the feature to the view and apply it, or use a bundle that was trained without it",
             )
-        found = _dtype_of(ref.view, fields[ref.feature])
+        found = dtype_of(ref.view, fields[ref.feature])
         if found != ref.dtype:
             raise FeatureError(
                 f"feature {ref.ref} has dtype {found}, expected {ref.dtype}",
@@ -294,8 +318,29 @@ class FeatureStore:
                 f"write that file, or correct the path of the view's source and run `feast -c {self.repo} apply`",
             )
 
+    def _unsorted(self, view: str) -> Iterator[tuple[Path, str]]:
+        """Yield each file of which joins by key ranges read more than they need, and why."""
+        described = self._view(view)
+        key = column_in_file(described, self.join_key(view).name)
+        for path in local_parquet_files(described, self.repo):
+            try:
+                reason = why_not_sorted(path, key)
+            except (OSError, pa.ArrowException) as error:
+                raise FeatureError(f"{path} cannot be read ({brief(error)})", "write that file again") from error
+            if reason is not None:
+                yield path, reason
+
+    def _say_if_unsorted(self, view: str) -> None:
+        path, reason = next(self._unsorted(view), (None, None))
+        if path is not None and path not in _SAID:
+            _SAID.add(path)
+            say(
+                f"{path} {reason}: every partition reads far more of it than its own users; sort it once with "
+                f"`batchrec sort-features --feature-repo {self.repo} {view}`"
+            )
+
     def _shared_key(self, refs: Sequence[FeatureRef]) -> JoinKey:
-        _refuse_names(refs)
+        check_names(refs)
         keys = {view: self.join_key(view) for view in dict.fromkeys(ref.view for ref in refs)}
         if len(set(keys.values())) != 1:
             found = ", ".join(f"{view} by {key.name} ({key.dtype})" for view, key in keys.items())
@@ -306,82 +351,6 @@ class FeatureStore:
         return next(iter(keys.values()))
 
     def _join(self, entities: pa.Table, refs: Sequence[FeatureRef]) -> pa.Table:
-        """Return one column a feature, in the order of the entity rows, which must be distinct."""
         for view in dict.fromkeys(ref.view for ref in refs):
             self._check_source(view)
-        rows = np.arange(entities.num_rows)
-        frame = entities.append_column(_ROW, pa.array(rows)).to_pandas()
-        names = [ref.ref for ref in refs]
-        try:
-            # Full names (view__feature), so that a feature may be called like a join key or like our row.
-            with feast_call(), own_connection(self.repo):
-                joined = self._feast.get_historical_features(frame, names, full_feature_names=True).to_arrow()
-        except Exception as error:
-            raise FeatureError(
-                f"the offline store of {self.repo} could not join {_listed(names)} ({_brief(error)})",
-                "see that the sources of these views are whole and hold these columns, then try again",
-            ) from error
-        joined = joined.take(pc.sort_indices(joined[_ROW]))
-        if not np.array_equal(joined[_ROW].to_numpy(), rows):
-            raise FeatureError(
-                f"the offline store of {self.repo} gave {joined.num_rows} rows for {len(rows)} ids and times while "
-                f"joining {_listed(names)}",
-                "see that the store's join gives exactly one row for each id and time",
-            )
-        return pa.table({ref.feature: _cast(joined[f"{ref.view}__{ref.feature}"], ref) for ref in refs})
-
-
-def _feature_ref(view: str, field: Any) -> FeatureRef:
-    return FeatureRef(view, field.name, _dtype_of(view, field))
-
-
-def _dtype_of(view: str, field: Any) -> str:
-    from feast.types import from_feast_to_pyarrow_type
-
-    try:
-        name = type_name(from_feast_to_pyarrow_type(field.dtype))
-        parse_type(name)
-    except (ValueError, FeatureError) as error:
-        raise FeatureError(
-            f"feature {view}:{field.name} has the Feast type {field.dtype}, which features cannot have here",
-            "use Int32, Int64, Float32, Float64, Bool, String, UnixTimestamp or an Array of one of these",
-        ) from error
-    return name
-
-
-def _refuse_names(refs: Sequence[FeatureRef]) -> None:
-    names = [ref.feature for ref in refs]
-    if len(set(names)) < len(names):
-        twice = [ref.ref for ref in refs if names.count(ref.feature) > 1]
-        raise FeatureError(f"features {_listed(twice)} would fall into one column", "ask for one, or rename one")
-    lost = [ref.ref for ref in refs if ref.feature.endswith("_y")]
-    if lost:
-        raise FeatureError(
-            f"feature names end in _y ({_listed(lost)}), and Feast's duckdb join drops such columns",
-            "rename the features, in the source or by the source's field_mapping",
-        )
-
-
-def _no_entity() -> str:
-    from feast.feature_view import DUMMY_ENTITY_ID
-
-    return str(DUMMY_ENTITY_ID)
-
-
-def _cast(column: pa.ChunkedArray, ref: FeatureRef) -> pa.ChunkedArray:
-    try:
-        return cast_exactly(column, parse_type(ref.dtype))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise FeatureError(
-            f"feature {ref.ref} is {type_name(column.type)} in its source, expected {ref.dtype} ({_brief(error)})",
-            "store the feature with the dtype that its view declares",
-        ) from error
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return join(self._feast, self.repo, entities, refs, self.retry_waits)

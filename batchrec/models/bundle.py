@@ -174,7 +174,13 @@ class Bundle:
         listed = [file for file in self.format.files if file.startswith(f"{name}/")]
         # A folder with nothing but sub-folders would otherwise pass for a model.
         yield from listed or [name]
-        for root, _, files in os.walk(path):
+        for root, folders, files in os.walk(path):
+            for inner in (Path(root) / folder for folder in folders):
+                if inner.is_symlink():  # not walked, so nothing in it would need a sum
+                    raise ArtifactError(
+                        f"{inner} is a link to {inner.readlink()}, inside a model",
+                        "put the folder itself into the bundle",
+                    )
             yield from ((Path(root) / file).relative_to(self.folder).as_posix() for file in files)
 
     def _check_catalogue(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -31,7 +32,9 @@ RESERVED_INPUTS = frozenset({HISTORY, "item_code", "query_embedding", "item_embe
 def _inside(path: str) -> str:
     """Refuse a path that could leave the bundle's folder, or that is one of several ways to write a place in it."""
     pure = PurePosixPath(path)
-    if str(pure) != path or path == "." or pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+    # Control characters would break an error's one line, and half of a surrogate pair has no bytes to open a file by.
+    is_text = not any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in path)
+    if str(pure) != path or path == "." or pure.is_absolute() or ".." in pure.parts or "\\" in path or not is_text:
         raise ValueError("must be a plain relative path inside the bundle")
     if path == BUNDLE_FILE:
         raise ValueError(f"must not be {BUNDLE_FILE} itself")

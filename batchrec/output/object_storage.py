@@ -66,12 +66,12 @@ class ObjectStorage:
 
     def read(self, name: str) -> bytes:
         """Return an object's bytes."""
-        with self._asking(name):
+        with self._asking(name, may_be_missing=True):
             return bytes(self.filesystem.cat_file(self._key(name)))
 
     def open(self, name: str) -> Any:
         """Open an object to read."""
-        with self._asking(name):
+        with self._asking(name, may_be_missing=True):
             return self.filesystem.open(self._key(name), "rb")
 
     def write(self, name: str, data: bytes | memoryview) -> None:
@@ -122,7 +122,7 @@ class ObjectStorage:
 
     def modified(self, name: str) -> datetime:
         """Return when an object was last put, by the clock of the store."""
-        with self._asking(name):
+        with self._asking(name, may_be_missing=True):
             self.filesystem.invalidate_cache()
             found: datetime = self.filesystem.modified(self._key(name))
         return found
@@ -180,13 +180,15 @@ class ObjectStorage:
         return f"{self.root}/{name}" if name else self.root
 
     @contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
-        """Turn whatever the store's client raises into one sentence; a missing object stays FileNotFoundError."""
+    def _asking(self, name: str, *, may_be_missing: bool = False) -> Iterator[None]:
+        """Turn whatever the store's client raises into one sentence; where it may be missing, so it may be told."""
         try:
             yield
-        except (FileNotFoundError, BatchrecError):
+        except BatchrecError:
             raise
         except Exception as error:
+            if may_be_missing and isinstance(error, FileNotFoundError):
+                raise
             raise SinkError(
                 f"the object store did not do what was asked of {self.shown(name)} "
                 f"({type(error).__name__}: {redact(str(error))})",

@@ -109,8 +109,8 @@ def prove(storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, eac
     records = part_records(storage, manifest)
     check = partial(_check, storage, _expectation(storage, manifest), evidence)
     whole = _Whole(manifest)
-    for record, finding in zip(records, each(check, records), strict=True):
-        whole.add(record.name, finding)
+    for finding in each(check, records):
+        whole.add(finding)
     violations = whole.violations()
     if any(violations.values()):
         raise _violated(storage, violations, whole.damages)
@@ -130,13 +130,13 @@ class _Whole:
         self.damages: list[str] = []
         self.items = 0
 
-    def add(self, name: str, finding: Finding) -> None:
+    def add(self, finding: Finding) -> None:
         self._violations.update(finding.violations)
         self._by_status.update(finding.by_status)
         self.items += finding.items
         if finding.damage:
             self._violations["sums"] += 1
-            self.damages.append(f"{name}: {finding.damage}")
+            self.damages.append(finding.damage)
         if finding.ids is not None and len(finding.ids):
             self._follow(finding.ids)
 
@@ -168,7 +168,9 @@ def _check(storage: Storage, expected: Expectation, evidence: Evidence, record: 
         check_part_file(storage, record)
         with storage.open(record.name) as file:
             table = pq.read_table(file)
-    except (ArtifactError, pa.ArrowException, OSError) as error:
+    except ArtifactError as error:
+        return Finding({}, error.problem, {}, None, 0)
+    except (pa.ArrowException, OSError) as error:
         return Finding({}, str(error), {}, None, 0)
     ids, seen = _seen(table, evidence)
     violations = check_part(

@@ -34,13 +34,19 @@ class Repo:
         return FeatureStore.open(self.path)
 
 
-def apply(path, objects, registry="registry.db"):
-    """Write feature_store.yaml and apply the objects, as `feast apply` does."""
+def configure(path, registry="registry.db", offline="duckdb", **options):
+    """Write feature_store.yaml."""
     path.mkdir(parents=True, exist_ok=True)
+    further = "".join(f"  {name}: {value}\n" for name, value in options.items())
     (path / "feature_store.yaml").write_text(
-        f"project: test\nprovider: local\nregistry: {registry}\noffline_store:\n  type: duckdb\n"
+        f"project: test\nprovider: local\nregistry: {registry}\noffline_store:\n  type: {offline}\n{further}"
         "online_store:\n  type: sqlite\n  path: online.db\nentity_key_serialization_version: 3\n"
     )
+
+
+def apply(path, objects, registry="registry.db", offline="duckdb"):
+    """Write feature_store.yaml and apply the objects, as `feast apply` does."""
+    configure(path, registry, offline)
     feast.FeatureStore(repo_path=str(path)).apply(objects)
 
 

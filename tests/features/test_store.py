@@ -442,6 +442,7 @@ def test_a_failing_store_is_named_and_kept_as_the_cause(store, monkeypatch, fail
         raise failure
 
     monkeypatch.setattr(feast.FeatureStore, "get_historical_features", fail)
+    monkeypatch.setattr(FeatureStore, "retry_waits", ())
     with pytest.raises(FeatureError) as caught:
         store.point_in_time(pa.array([1]), day(0), [CITY])
     assert caught.value.__cause__ is failure

@@ -54,6 +54,14 @@ def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def test_feature_files_are_sorted_by_key_and_time(prepared: Path) -> None:
+    keys = {layout.USER_FEATURES_FILE: "user_id", layout.ITEM_FEATURES_FILE: "item_id", layout.SEEN_FILE: "user_id"}
+    for name, key in keys.items():
+        rows = read(prepared, name)[[key, "event_timestamp"]]
+        assert rows.equals(rows.sort_values([key, "event_timestamp"], kind="stable")), name
+        assert rows[key].nunique() > 5, name
+
+
 def test_all_forms_give_the_same_files(prepared: Path, tmp_path: Path) -> None:
     invented = Invented()
     forms = {

@@ -1,0 +1,139 @@
+"""Sources of feature views: where they lie, what their columns are called, and what tells whether they have changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchrec.errors import FeatureError
+from batchrec.features.connection import resolved
+from batchrec.features.refs import brief
+
+_VERSIONS = ("etag", "mtime", "lastmodified", "updated", "modified", "created")
+"""What file systems call an entity tag or a time of modification, best first, without case and signs."""
+
+
+class SourceFile(NamedTuple):
+    """One file of a source.
+
+    Attributes
+    ----------
+    path
+        As its file system names it, without protocol.
+    size
+        Bytes.
+    version
+        Entity tag or time of modification, as its file system gives it; empty where it gives none.
+    """
+
+    path: str
+    size: int
+    version: str
+
+
+def stated_path(view: Any) -> str | None:
+    """Return the path or URL of a view's source as the view states it, or None where it is not made of files."""
+    path: str | None = getattr(view.batch_source, "path", None)
+    return path
+
+
+def is_local_parquet(view: Any) -> bool:
+    """Tell whether a view reads Parquet files on this machine."""
+    from feast.data_format import ParquetFormat
+    from feast.infra.offline_stores.file_source import FileSource
+
+    source = view.batch_source
+    if not isinstance(source, FileSource) or "://" in source.path or source.s3_endpoint_override:
+        return False
+    return isinstance(source.file_format, ParquetFormat) or (
+        source.file_format is None and source.path.endswith(".parquet")
+    )
+
+
+def column_in_file(view: Any, name: str) -> str:
+    """Return what the view's source calls a column that the view calls `name`."""
+    mapping: dict[str, str] = view.batch_source.field_mapping
+    return next((old for old, new in mapping.items() if new == name), name)
+
+
+def local_parquet_files(view: Any, repo: Path) -> list[Path]:
+    """Return the Parquet files of a view on this machine, sorted by path; none for other sources.
+
+    Raises
+    ------
+    FeatureError
+        If the source does not exist.
+    """
+    stated = stated_path(view)
+    if stated is None or not is_local_parquet(view):
+        return []
+    path = resolved(repo, stated)
+    return [Path(file.path) for file in source_files(path) if file.path.endswith(".parquet") or file.path == path]
+
+
+def source_state(view: Any, repo: Path) -> list[Any]:
+    """Return what stands for a view's source, for JSON: it changes when a file of the source does.
+
+    Returns
+    -------
+    list
+        Name or path as stated, then for sources made of files a list of path (below `repo`, if it is), size and version
+        of each file. Sources that fsspec cannot look at here contribute what is stated only.
+
+    Raises
+    ------
+    FeatureError
+        If there are files and they cannot be looked at.
+    """
+    stated = stated_path(view)
+    if stated is None:
+        return [view.batch_source.name]
+    try:
+        files = source_files(resolved(repo, stated))
+    except (ImportError, ValueError):  # Feast may have a way of its own to read them
+        return [stated]
+    return [stated, [[file.path.removeprefix(str(repo)), file.size, file.version] for file in files]]
+
+
+def source_files(path: str) -> list[SourceFile]:
+    """Return the files of a source: itself, those of a glob, or all below a folder; sorted by path.
+
+    Parameters
+    ----------
+    path
+        Absolute local path, or URL of a file system that fsspec knows.
+
+    Raises
+    ------
+    ImportError, ValueError
+        If fsspec lacks what the file system needs, or does not know it.
+    FeatureError
+        If the file system cannot be asked.
+    """
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(path)
+    files.invalidate_cache()
+    try:
+        found = _infos(files, root)
+    except Exception as error:  # file systems raise what the libraries under them do
+        raise FeatureError(
+            f"the feature source {path} cannot be looked at ({brief(error)})",
+            "see that it exists and may be read from here",
+        ) from error
+    return sorted(SourceFile(name, info["size"] or 0, _version(info)) for name, info in found.items())
+
+
+def _infos(files: Any, root: str) -> dict[str, dict[str, Any]]:
+    if any(sign in root for sign in "*?["):
+        return {name: info for name, info in files.glob(root, detail=True).items() if info["type"] == "file"}
+    info = files.info(root)
+    if info["type"] == "directory":
+        found: dict[str, dict[str, Any]] = files.find(root, detail=True)
+        return found
+    return {root: info}
+
+
+def _version(info: dict[str, Any]) -> str:
+    known = {name.lower().replace("-", "").replace("_", ""): value for name, value in info.items()}
+    return next((str(known[name]) for name in _VERSIONS if known.get(name) is not None), "")
