@@ -29,21 +29,23 @@ class Cluster:
         What the command line of the n-th process begins with, to start it elsewhere; 0 is the scheduler.
     host
         Address of the scheduler.
+    options
+        Further ones of all processes.
     """
 
-    def __init__(self, folder, inside=lambda number: [], host=LOOPBACK):
-        self.folder, self.inside = folder, inside
+    def __init__(self, folder, inside=lambda number: [], host=LOOPBACK, options=()):
+        self.folder, self.inside, self.options = folder, inside, options
         folder.mkdir(parents=True, exist_ok=True)
         self.processes = []
         address = self.start("scheduler", "--host", host, "--port", "0")
-        self.address = _said(folder / "0.log", r"Scheduler at:\s+(tcp://\S+)", address)
+        self.address = _said(folder / "0.log", r"Scheduler at:\s+(t[cl][ps]://\S+)", address)
 
     def start(self, role, *options, source=ROOT, **environment):
         """Start one process of the cluster."""
         number = len(self.processes)
         log = (self.folder / f"{number}.log").open("wb")
         environment = os.environ | {"PYTHONPATH": str(source), "TF_CPP_MIN_LOG_LEVEL": "3"} | environment
-        command = [*self.inside(number), str(DASK), role, *options, "--no-dashboard"]
+        command = [*self.inside(number), str(DASK), role, *options, *self.options, "--no-dashboard"]
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )

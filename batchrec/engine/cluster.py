@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from batchrec.engine.connection import connected, gone
 from batchrec.engine.task import call, packed
 from batchrec.errors import BusyError, ClusterError
 
@@ -127,7 +128,7 @@ def as_they_finish(client: Client, function: Callable[[int], Result], numbers: I
     done: set[Future] = set()
     try:
         while True:
-            with _connected(client):
+            with connected(client):
                 room = max(1, IN_FLIGHT * sum(client.nthreads().values())) - len(running)
                 for number in islice(left, max(0, room)):
                     running.add(client.submit(call, task, code, number, pure=False, retries=0))
@@ -170,7 +171,7 @@ def _result(client: Client, future: Future) -> Any:
     try:
         return future.result()
     except CancelledError as error:
-        raise _gone(client) from error
+        raise gone(client) from error
     except KilledWorker as error:
         raise ClusterError(
             f"one and the same partition took down {error.allowed_failures + 1} Dask workers, the last one "
@@ -179,23 +180,3 @@ def _result(client: Client, future: Future) -> Any:
         ) from error
     finally:
         future.release()
-
-
-@contextmanager
-def _connected(client: Client) -> Iterator[None]:
-    """Turn the ways in which Dask says that the scheduler is gone into one sentence."""
-    from distributed import CancelledError
-    from distributed.client import ClosedClientError
-
-    try:
-        yield
-    except (CancelledError, ClosedClientError, OSError) as error:
-        raise _gone(client) from error
-
-
-def _gone(client: Client) -> BusyError:
-    address = client._start_arg if isinstance(client._start_arg, str) else "of this run"  # noqa: SLF001
-    return BusyError(
-        f"the connection to the Dask scheduler {address} was lost",
-        "run again with --resume when it is back, or with another --cluster; finished parts are kept",
-    )

@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from batchrec.engine.connection import connected
 from batchrec.engine.task import described, ping
 from batchrec.errors import BusyError, ClusterError, ConfigError
 
@@ -48,9 +49,10 @@ def existing_cluster(address: str, release: Callable[[], None]) -> Iterator[Clie
     with silence_logging_cmgr(logging.CRITICAL + 1):
         client = _connect(address)
         try:
-            _wait_for_workers(client, address)
-            check_agreement(client)
-            client.run(release)
+            with connected(client):
+                _wait_for_workers(client, address)
+                check_agreement(client)
+                client.run(release, on_error="ignore")
             yield client
             client.run(release, on_error="ignore")
         finally:
@@ -105,6 +107,8 @@ def check_agreement(client: Client) -> None:
     except (ImportError, AttributeError) as error:
         raise _without_batchrec("the Dask scheduler", error) from error
     for address, there in sorted(client.run(described, on_error="return").items()):
+        if isinstance(there, OSError):
+            continue  # gone while it was asked; whoever comes in its place is checked by the first task
         if isinstance(there, Exception):
             raise _without_batchrec(f"Dask worker {address}", there) from there
         if there["code"] != here["code"]:
@@ -119,6 +123,7 @@ def _connect(address: str) -> Client:
 
     from batchrec.engine.client import TidyClient
 
+    _check_certificates(address)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)  # workers are compared by check_agreement
@@ -128,11 +133,24 @@ def _connect(address: str) -> Client:
             f"the Dask scheduler {address} cannot be reached ({_reason(error)})",
             "see that it runs and that this machine may connect to it, then run again; or use another --cluster",
         ) from error
-    except (TypeError, ValueError) as error:
+
+
+def _check_certificates(address: str) -> None:
+    """See that there are certificates for ``tls://``, where Dask itself would fail half-way."""
+    from distributed.security import Security
+
+    try:
+        found = Security().get_connection_args("client").get("ssl_context")
+    except OSError as error:
         raise ConfigError(
-            f"the Dask scheduler {address} cannot be connected to ({_reason(error)})",
-            "for tls:// set distributed.comm.tls in Dask's configuration",
+            f"the certificates in Dask's configuration cannot be read ({_reason(error)})",
+            "correct distributed.comm.tls there",
         ) from error
+    if address.startswith("tls://") and found is None:
+        raise ConfigError(
+            f"there are no certificates for the Dask scheduler {address}",
+            "set distributed.comm.tls in Dask's configuration",
+        )
 
 
 def _wait_for_workers(client: Client, address: str) -> None:

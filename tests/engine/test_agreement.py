@@ -4,12 +4,14 @@ import shutil
 import socket
 from contextlib import contextmanager
 
+import dask
 import pytest
+from distributed import Security
 
 from batchrec.engine import remote
 from batchrec.engine.cluster import IN_FLIGHT, as_they_finish, checked_place, local_cluster
 from batchrec.engine.remote import existing_cluster
-from batchrec.errors import BusyError, ClusterError
+from batchrec.errors import BusyError, ClusterError, ConfigError
 from tests.clusters import ROOT, dask_cluster
 
 
@@ -18,7 +20,7 @@ def nothing():
 
 
 def refused(address):
-    with pytest.raises((BusyError, ClusterError)) as caught, existing_cluster(address, nothing):
+    with pytest.raises((BusyError, ClusterError, ConfigError)) as caught, existing_cluster(address, nothing):
         pytest.fail("was connected")
     return caught.value
 
@@ -61,6 +63,27 @@ def test_a_worker_that_cannot_import_batchrec_is_named(tmp_path):
     assert isinstance(error, ClusterError)
     assert "cannot run this version of batchrec (" in error.problem
     assert "not for this machine" in error.problem
+
+
+def test_certificates_are_those_of_dask_s_configuration(tmp_path):
+    made = Security.temporary()
+    files = {name: tmp_path / name for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key")}
+    for name, path in files.items():
+        path.write_text(getattr(made, name))
+    ca, cert, key = map(str, files.values())
+    tls = ["--protocol", "tls", "--tls-ca-file", ca, "--tls-cert", cert, "--tls-key", key]
+    configured = {"ca-file": ca, "client.cert": cert, "client.key": key}
+    configured = {f"distributed.comm.tls.{name}": path for name, path in configured.items()}
+    with dask_cluster(tmp_path / "cluster", workers=0, options=tls) as cluster:
+        cluster.worker()
+        assert cluster.address.startswith("tls://")
+        with dask.config.set(configured), existing_cluster(cluster.address, nothing) as client:
+            assert list(as_they_finish(client, abs, [-1])) == [1]
+        with (
+            pytest.raises(ConfigError, match=r"set distributed\.comm\.tls"),
+            existing_cluster(cluster.address, nothing),
+        ):
+            pytest.fail("was connected without a certificate")
 
 
 def test_nobody_answers(monkeypatch, capfd):
