@@ -191,6 +191,22 @@ def run(
             show_default="verify",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where partitions are computed: local, in this process; processes:N, in N worker processes on this "
+            "machine; tcp://host:port or tls://host:port, by the workers of an existing Dask cluster.",
+            show_default="local",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes, or a size such as 4GB, that one process may hold: sorting the users takes half of it "
+            "and the rest of the sort goes to disk, and a process of processes:N that exceeds it is replaced.",
+            show_default="512 MB for sorting, no other bound",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(

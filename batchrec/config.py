@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
 from batchrec.schema import output_columns
 
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "BATCHREC_"
+
+LEAST_MEMORY = 512_000_000
+"""Fewest bytes that a process can be limited to: with half of 128 MB, sorting 3 million users failed."""
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?(?:i?b)?)", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGT", start=1):
+    _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
 
 OTHER_VARIABLES = {"BATCHREC_DATA", "BATCHREC_FEATURE_DATA"}
 """Environment variables of the tests and of the feature repositories; every other ``BATCHREC_*`` is an option."""
@@ -79,6 +89,19 @@ class JobConfig(BaseSettings):
     )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
 
+    cluster: str = Field(
+        LOCAL,
+        description="where partitions are computed: `local`, in this process; `processes:N`, in N worker processes on "
+        "this machine; `tcp://host:port` or `tls://host:port`, by the workers of an existing Dask cluster",
+    )
+    memory_limit: int | None = Field(
+        None,
+        ge=LEAST_MEMORY,
+        description="bytes, or a text such as 4GB, that one process may hold: sorting the users takes half of it and "
+        "then goes on on disk, and a process of `processes:N` that exceeds it is replaced; without it sorting takes "
+        "512 MB, and nothing else is bounded",
+    )
+
     @field_validator("as_of", mode="before")
     @classmethod
     def _in_utc(cls, value: object) -> object:
@@ -101,6 +124,22 @@ class JobConfig(BaseSettings):
         if isinstance(value, str):
             return [name.strip() for name in value.split(",")] if value.strip() else []
         return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _a_cluster(cls, value: str) -> str:
+        return checked_place(value)
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _in_bytes(cls, value: object) -> object:
+        """Read a text such as 4GB or 512 MiB."""
+        if not isinstance(value, str):
+            return value
+        found = _SIZE.fullmatch(value.strip())
+        if not found:
+            raise ValueError("expected bytes, or a size such as 4GB or 512MiB")
+        return int(float(found[1]) * _UNITS[found[2].upper()])
 
     @field_validator("keep_columns")
     @classmethod
@@ -151,6 +190,7 @@ class JobConfig(BaseSettings):
 
 _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
+    *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
 }
 

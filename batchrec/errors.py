@@ -61,6 +61,12 @@ class SinkError(BatchrecError):
     exit_code = 1
 
 
+class ClusterError(BatchrecError):
+    """Dask workers that cannot do the work: other code than the run's, or a partition that kills them."""
+
+    exit_code = 1
+
+
 class GateError(BatchrecError):
     """A check between computing and publishing failed; nothing was published."""
 

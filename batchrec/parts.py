@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from batchrec.engine.cluster import as_they_finish, local_cluster
+from batchrec.engine.cluster import LOCAL, as_they_finish, open_cluster
 from batchrec.errors import GateError
+from batchrec.lending import within_reach
 from batchrec.output import journal
 from batchrec.output.part import count_by_status, write_part
 from batchrec.output.record import PartRecord, part_name
@@ -19,11 +22,10 @@ from batchrec.resume import finished_parts
 from batchrec.schema import USER_ID, Status
 from batchrec.suppression import Suppression, suppress
 from batchrec.users import partition_count, read_partition
-from batchrec.worker import compute_partition, write_failed
+from batchrec.worker import compute_partition, release_resources, write_failed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from batchrec.output.journal import JournalEntry
     from batchrec.worker import Outcome, Work
@@ -70,7 +72,7 @@ class Made:
     failed: Mapping[int, Outcome]
 
 
-def make_parts(work: Work, users: int, scratch: Path) -> Made:
+def make_parts(work: Work, users: int, scratch: Path, cluster: str = LOCAL, memory_limit: int | None = None) -> Made:
     """Compute every partition that is not finished, and enter each in the journal when its file is there.
 
     Parameters
@@ -81,13 +83,15 @@ def make_parts(work: Work, users: int, scratch: Path) -> Made:
         Distinct users of the run, for the progress.
     scratch
         For Dask's temporary files.
+    cluster, memory_limit
+        Where partitions are computed; see :func:`~batchrec.engine.cluster.open_cluster`.
 
     Raises
     ------
     BatchrecError
         If something is wrong that another partition would meet too. Parts that are finished stay.
     """
-    numbers = range(partition_count(work.users))
+    numbers = range(partition_count(Path(work.users)))
     done = finished_parts(work.folder)
     entries = {number: done[part_name(number)] for number in numbers if part_name(number) in done}
     missing = [number for number in numbers if number not in entries]
@@ -96,8 +100,12 @@ def make_parts(work: Work, users: int, scratch: Path) -> Made:
     if not missing:
         return Made(entries, {})
     failed = {}
-    with local_cluster(scratch) as client, Progress("Recommending", left, "users") as progress:
-        for outcome in as_they_finish(client, partial(compute_partition, work), missing):
+    with (
+        nullcontext(work) if cluster == LOCAL else within_reach(work) as reached,
+        open_cluster(cluster, scratch, memory_limit, release_resources) as client,
+        Progress("Recommending", left, "users") as progress,
+    ):
+        for outcome in as_they_finish(client, partial(compute_partition, reached), missing):
             if outcome.part is None:
                 say(f"{part_name(outcome.partition)} failed: {outcome.failure}")
                 failed[outcome.partition] = outcome

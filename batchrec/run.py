@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import batchrec
 from batchrec.engine.cluster import THREADS
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
 from batchrec.models.bundle import read_format
@@ -34,10 +27,12 @@ from batchrec.stopwatch import Stopwatch
 from batchrec.suppression import read_suppression
 from batchrec.users import prepare_users
 from batchrec.verify.proof import Evidence, prove
+from batchrec.versions import code_fingerprint, versions
 from batchrec.worker import Work, release_resources, resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -47,8 +42,6 @@ if TYPE_CHECKING:
     from batchrec.suppression import Suppression
     from batchrec.users import UsersSummary
     from batchrec.worker import Resources
-
-_VERSIONS_OF = ("dask", "faiss-cpu", "faiss-gpu", "feast", "keras", "numpy", "pyarrow", "tensorflow-cpu", "tensorflow")
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,12 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
     with folder.scratch() as scratch:
         with stopwatch("read users"):
             users, path = prepare_users(
-                config.users, config.user_id_column, scratch, config.users_per_partition, config.keep_columns
+                config.users,
+                config.user_id_column,
+                scratch,
+                config.users_per_partition,
+                config.keep_columns,
+                config.memory_limit,
             )
         _check_id_type(users, config)
         with stopwatch("load models"):
@@ -114,9 +112,9 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
-        work = _work(config, path)
+        work = _work(config, path, loaded.bundle.fingerprint)
         with stopwatch("compute"):
-            made = make_parts(work, users.distinct_users, scratch)
+            made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit)
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
@@ -149,7 +147,7 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             fingerprints=finished.fingerprints,
             seconds=stopwatch.seconds | by_stage(parts),
             options=config.options(),
-            versions=_versions(),
+            versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
         )
@@ -248,10 +246,11 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(config: JobConfig, users: Path) -> Work:
+def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
+        bundle_fingerprint=bundle_fingerprint,
         users=users,
         output=config.output,
         run_id=str(config.run_id),
@@ -295,25 +294,3 @@ def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: f
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
     )
-
-
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """SHA-256 over the sources of this package and the versions of what computes, to tell which code made a run."""
-    root = Path(batchrec.__file__).parent
-    whole = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        whole.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
-    whole.update(json.dumps(_versions(), sort_keys=True).encode())
-    return whole.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {"batchrec": batchrec.__version__, "python": platform.python_version()}
-    for name in _VERSIONS_OF:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

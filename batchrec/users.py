@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,10 +23,13 @@ from batchrec.hashing import IdFingerprint
 from batchrec.id_source import kept_schema, row_batches
 from batchrec.kept_columns import from_sortable, to_hashable, to_sortable
 from batchrec.output.atomic import sink_error, temporary_name
+from batchrec.output.storage import is_url, open_storage
+from batchrec.redact import redact
 from batchrec.schema import USER_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 USERS = "users.parquet"
@@ -34,7 +38,8 @@ USERS = "users.parquet"
 LARGEST_PARTITION = 2**24
 """Most users a partition may have."""
 
-_SORT_OPTIONS: dict[str, Any] = {"memory_limit": "512MB", "threads": 4, "preserve_insertion_order": False}
+_SORT_OPTIONS: dict[str, Any] = {"threads": 4, "preserve_insertion_order": False}
+_SORT_BYTES = 512_000_000
 _SORTED_BATCH_ROWS = 2**16
 
 
@@ -123,7 +128,12 @@ class _Collected(NamedTuple):
 
 
 def prepare_users(
-    source: str, column: str, work: Path, users_per_partition: int, keep: Sequence[str] = ()
+    source: str,
+    column: str,
+    work: Path,
+    users_per_partition: int,
+    keep: Sequence[str] = (),
+    memory_limit: int | None = None,
 ) -> tuple[UsersSummary, Path]:
     """Write the sorted distinct ids of `source` into one Parquet file whose row group i is partition i.
 
@@ -141,6 +151,9 @@ def prepare_users(
         Rows of every row group but the last, which may have fewer; 1 to 2**24.
     keep
         Columns to carry along, none of them called ``user_id``; see :func:`~batchrec.id_source.kept_schema`.
+    memory_limit
+        Bytes that the process may hold; None for 1024 MB. Half of them are DuckDB's to sort in, which sorts on disk
+        beyond that; the other half is for what stands around it.
 
     Returns
     -------
@@ -165,7 +178,10 @@ def prepare_users(
     path = work / USERS
     kept = kept_schema(source, keep)
     try:
-        with tempfile.TemporaryDirectory(prefix="sort-", dir=work) as spill, _connect(spill) as connection:
+        with (
+            tempfile.TemporaryDirectory(prefix="sort-", dir=work) as spill,
+            _connect(spill, memory_limit) as connection,
+        ):
             collected = _collect(connection, row_batches(source, column, kept), kept, f"column {column!r} of {source}")
             fingerprint = RowsFingerprint(collected.id_type, kept)
             partitions = cut(_sorted_rows(connection, len(kept)), users_per_partition)
@@ -173,7 +189,10 @@ def prepare_users(
             distinct = _write(partitions, path, schema, fingerprint)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        raise SinkError(f"cannot sort the users in {work} ({reason})", "free space there and run again") from error
+        raise SinkError(
+            f"cannot sort the users in {work} ({reason})",
+            "free space there, or allow more with --memory-limit, and run again",
+        ) from error
     except OSError as error:
         raise sink_error(path, error) from error
     duplicates = collected.rows - collected.nulls - distinct
@@ -195,10 +214,31 @@ def partition_count(path: Path) -> int:
     return int(pq.read_metadata(path).num_row_groups)
 
 
-def read_partition(path: Path, index: int) -> pa.Table:
-    """Return the n rows of one partition, user ids ascending, kept columns beside them; nothing else is read."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(index).combine_chunks()
+def read_partition(place: Path | str, index: int) -> pa.Table:
+    """Return the n rows of one partition, user ids ascending, kept columns beside them; nothing else is read.
+
+    Parameters
+    ----------
+    place
+        Path of the file that :func:`prepare_users` wrote, or the URL of a copy of it.
+    index
+        Which partition.
+
+    Raises
+    ------
+    SchemaError
+        There is no such file.
+    SinkError
+        The object store did not give it.
+    """
+    try:
+        with _opened(place) as source, pq.ParquetFile(source) as file:
+            return file.read_row_group(index).combine_chunks()
+    except FileNotFoundError as error:
+        raise SchemaError(
+            f"the prepared users {redact(str(place))} are not there",
+            "let all workers reach the output folder by the same path, or give --output an object store",
+        ) from error
 
 
 def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
@@ -217,8 +257,18 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch
         yield pa.concat_batches(pending)
 
 
-def _connect(spill: str) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(":memory:", config={**_SORT_OPTIONS, "temp_directory": spill})
+def _opened(place: Path | str) -> AbstractContextManager[Any]:
+    text = str(place)
+    if not is_url(text):
+        return nullcontext(place)
+    folder, _, name = text.rpartition("/")
+    return closing(open_storage(folder).open(name))
+
+
+def _connect(spill: str, memory_limit: int | None) -> duckdb.DuckDBPyConnection:
+    most = _SORT_BYTES if memory_limit is None else memory_limit // 2
+    options = {**_SORT_OPTIONS, "memory_limit": f"{most}B", "temp_directory": spill}
+    connection = duckdb.connect(":memory:", config=options)
     connection.execute("SET enable_progress_bar = false")  # a run shows one of its own
     return connection
 

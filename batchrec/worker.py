@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -51,8 +52,10 @@ class Work:
     ----------
     bundle, feature_repo
         Folders to load from.
+    bundle_fingerprint
+        Of the bundle that the run began with.
     users
-        The sorted ids and the kept columns, one row group a partition.
+        The sorted ids and the kept columns, one row group a partition; a path or a URL.
     output
         Folder of all runs, a local path or a URL.
     run_id
@@ -69,7 +72,8 @@ class Work:
 
     bundle: Path
     feature_repo: Path
-    users: Path
+    bundle_fingerprint: str
+    users: Path | str
     output: str
     run_id: str
     as_of: datetime
@@ -187,6 +191,11 @@ def compute_partition(work: Work, number: int) -> Outcome:
         If models, index or items cannot be used, or the part cannot be written.
     """
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    if loaded.bundle.fingerprint != work.bundle_fingerprint:
+        raise ArtifactError(
+            f"{platform.node()} finds another bundle at {work.bundle} than the run began with",
+            "let all machines see the same bundle at this path, and leave it alone during the run",
+        )
     stopwatch = Stopwatch()
     rows = read_partition(work.users, number)
     ids = rows[USER_ID].combine_chunks()

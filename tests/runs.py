@@ -49,11 +49,12 @@ class CommandLine:
 
 
 def command(*args: object, **options: Any) -> subprocess.Popen[str]:
-    """Start ``batchrec`` as a process of its own."""
+    """Start ``batchrec`` as a process of its own; the command line begins with the option `before`, if there is one."""
+    before = options.pop("before", [])
     environment = os.environ | {"PYTHONPATH": str(ROOT), **options.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(
-        [sys.executable, "-m", "batchrec", *map(str, args)], env=environment, text=True, **(pipes | options)
+        [*before, sys.executable, "-m", "batchrec", *map(str, args)], env=environment, text=True, **(pipes | options)
     )
 
 

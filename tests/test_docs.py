@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import render_docs
+from distributed.cli.dask_scheduler import main as dask_scheduler
+from distributed.cli.dask_worker import main as dask_worker
 from typer.main import get_command
 
 import batchrec
@@ -175,6 +177,9 @@ def test_each_command_is_one_that_exists(block: Block, words: list[str], monkeyp
         get_command(cli.app).commands[name].make_context(name, rest)
     elif program == "python":
         assert_script_takes(arguments, monkeypatch)
+    elif program == "dask":
+        name, *rest = arguments
+        {"scheduler": dask_scheduler, "worker": dask_worker}[name].make_context(name, rest)
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(arguments) <= set(targets)

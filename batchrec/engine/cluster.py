@@ -3,19 +3,86 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+import re
+import time
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from batchrec.engine.connection import connected, gone
+from batchrec.engine.task import call, packed
+from batchrec.errors import BusyError, ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from distributed import Client
+    from distributed import Client, Future
 
 Result = TypeVar("Result")
 
 THREADS = 2
 """Partitions in work at a time: while one waits for features or the disk, the other keeps the cores busy."""
+
+LOCAL = "local"
+"""Where partitions run unless something else is asked for: inside the run's own process."""
+
+IN_FLIGHT = 4
+"""Tasks a thread that the scheduler knows of at a time: enough that no thread waits, however many tasks there are."""
+
+PATIENCE_SECONDS = 300.0
+"""How long a cluster may be without a single worker; one that starts them on demand needs minutes."""
+
+_LOOK_EVERY_SECONDS = 10.0
+_PROCESSES = re.compile(r"processes:([1-9]\d{0,3})")
+_ADDRESS = re.compile(r"(tcp|tls)://[^\s/@]+:\d{1,5}")
+
+
+def checked_place(text: str) -> str:
+    """Return `text` if it names a cluster: ``local``, ``processes:N``, or the address of a scheduler.
+
+    Raises
+    ------
+    ValueError
+        It does not.
+    """
+    if text == LOCAL or _PROCESSES.fullmatch(text) or _ADDRESS.fullmatch(text):
+        return text
+    raise ValueError("expected local, processes:N such as processes:4, or tcp://host:port of a Dask scheduler")
+
+
+def open_cluster(
+    place: str, folder: Path, memory_limit: int | None, release: Callable[[], None]
+) -> AbstractContextManager[Client]:
+    """Open the cluster that `place` names.
+
+    Parameters
+    ----------
+    place
+        As :func:`checked_place` returns it.
+    folder
+        For Dask's scratch files on this machine.
+    memory_limit
+        Bytes that a worker process of ``processes:N`` may hold before it is replaced; None for no limit.
+    release
+        Called on the workers of an existing cluster before and after: what they hold from another run may be stale.
+
+    Raises
+    ------
+    BusyError
+        The cluster cannot be reached, or has no worker.
+    ClusterError
+        A worker, or the scheduler, does not run the code that this process runs.
+    """
+    from batchrec.engine.remote import existing_cluster, process_cluster
+
+    if place == LOCAL:
+        return local_cluster(folder)
+    processes = _PROCESSES.fullmatch(place)
+    if processes:
+        return process_cluster(int(processes[1]), THREADS, folder, memory_limit)
+    return existing_cluster(place, release)
 
 
 @contextmanager
@@ -42,18 +109,74 @@ def local_cluster(folder: Path) -> Iterator[Client]:
         yield client
 
 
-def as_they_finish(client: Client, function: Callable[[int], Result], numbers: Sequence[int]) -> Iterator[Result]:
+def as_they_finish(client: Client, function: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
     """Run a function for every number on the cluster and yield results in the order in which they are done.
 
-    The first failure stops the rest and is raised as it was on the worker.
-    """
-    from distributed import as_completed
+    A worker that dies is none the worse for the run: Dask gives its numbers to others. The first failure of the
+    function stops the rest and is raised as it was on the worker.
 
-    futures = client.map(function, numbers, pure=False, retries=0)
+    Raises
+    ------
+    BusyError
+        The scheduler is gone, or all workers are and none came back.
+    ClusterError
+        One number took several workers down with it.
+    """
+    task, code = packed(function)
+    left = iter(numbers)
+    running: set[Future] = set()
+    done: set[Future] = set()
     try:
-        for future in as_completed(futures):
-            yield future.result()
-            future.release()
+        while True:
+            with connected(client):
+                room = max(1, IN_FLIGHT * sum(client.nthreads().values())) - len(running)
+                for number in islice(left, max(0, room)):
+                    running.add(client.submit(call, task, code, number, pure=False, retries=0))
+                done = _some_done(client, running) if running else set()
+            if not done:
+                return
+            running -= done
+            for future in done:
+                yield _result(client, future)
     except BaseException:
-        client.cancel(futures, force=True)
+        with suppress(Exception):  # where the scheduler is gone there is nothing to cancel
+            client.cancel([*running, *done], force=True)
         raise
+
+
+def _some_done(client: Client, running: set[Future]) -> set[Future]:
+    """Wait until a future is done, for as long as there are workers."""
+    from distributed import wait
+
+    alive = time.monotonic()
+    while True:
+        try:
+            with client.as_current():  # which is where `wait` looks for its client
+                done, _ = wait(running, timeout=_LOOK_EVERY_SECONDS, return_when="FIRST_COMPLETED")
+            return set(done)
+        except TimeoutError:
+            if client.nthreads():
+                alive = time.monotonic()
+            elif time.monotonic() - alive > PATIENCE_SECONDS:
+                raise BusyError(
+                    f"the Dask cluster has had no worker for {PATIENCE_SECONDS / 60:.0f} minutes",
+                    "start workers and run again with --resume, or with another --cluster",
+                ) from None
+
+
+def _result(client: Client, future: Future) -> Any:
+    from distributed import CancelledError
+    from distributed.scheduler import KilledWorker
+
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise gone(client) from error
+    except KilledWorker as error:
+        raise ClusterError(
+            f"one and the same partition took down {error.allowed_failures + 1} Dask workers, the last one "
+            f"{error.last_worker.address}",
+            "read the workers' logs; where they ran out of memory, give them more or use fewer --users-per-partition",
+        ) from error
+    finally:
+        future.release()

@@ -1,4 +1,4 @@
-"""A Dask scheduler and worker that talk inside one process and listen on no port.
+"""Dask clusters that this process starts: inside it, listening on no port, or in processes on the loopback interface.
 
 Dask's own ones serve HTTP even where no dashboard is asked for, on every interface of the machine.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from distributed import Scheduler, SpecCluster, Worker
+from distributed import Nanny, Scheduler, SpecCluster, Worker
 
 PROTOCOL = "inproc://"
+LOOPBACK = "127.0.0.1"
 
 
 class PortlessScheduler(Scheduler):  # type: ignore[misc]
@@ -48,5 +49,35 @@ def in_process_cluster(threads: int, folder: str, log_level: int) -> SpecCluster
     return SpecCluster(
         scheduler={"cls": PortlessScheduler, "options": {"protocol": PROTOCOL, "dashboard": False}},
         workers={0: {"cls": PortlessWorker, "options": worker}},
+        silence_logs=log_level,
+    )
+
+
+def loopback_cluster(processes: int, threads: int, folder: str, memory_limit: int, log_level: int) -> SpecCluster:
+    """Make a cluster of worker processes, each one watched and replaced when it dies.
+
+    Parameters
+    ----------
+    processes, threads
+        Workers, and tasks that each runs at a time.
+    folder
+        For the workers' scratch files.
+    memory_limit
+        Bytes beyond which a worker is replaced; 0 for none.
+    log_level
+        Below which Dask says nothing.
+    """
+    worker = {
+        "worker_class": PortlessWorker,
+        "host": LOOPBACK,
+        "nthreads": threads,
+        "memory_limit": memory_limit,
+        "local_directory": folder,
+        "dashboard": False,
+        "silence_logs": log_level,
+    }
+    return SpecCluster(
+        scheduler={"cls": PortlessScheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}},
+        workers={number: {"cls": Nanny, "options": worker} for number in range(processes)},
         silence_logs=log_level,
     )

@@ -182,6 +182,11 @@ class LocalStorage:
                 _remove_empty(self.root, self.root.parent)
 
     @contextmanager
+    def lend(self, path: Path, name: str) -> Iterator[str]:  # noqa: ARG002 - machines that share the folder share it all
+        """Name the file itself: it lies in this folder, which other machines are to see by the same path."""
+        yield str(path.absolute())
+
+    @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """Lend the folder `name`, empty; what a killed process left there is removed first."""
         folder = self.root / name

@@ -161,6 +161,16 @@ class ObjectStorage:
         return lease(self.folder(name), what)
 
     @contextmanager
+    def lend(self, path: Path, name: str) -> Iterator[str]:
+        """Put a copy into the store, piece by piece, and delete it afterwards."""
+        with self._asking(name):
+            self.filesystem.put_file(str(path), self._key(name))
+        try:
+            yield self.path(name)
+        finally:
+            self.remove([name])
+
+    @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """Lend a folder of this machine's temporary directory (set TMPDIR to place it elsewhere)."""
         with tempfile.TemporaryDirectory(prefix=f"batchrec{name}-") as folder:

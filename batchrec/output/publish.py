@@ -24,7 +24,7 @@ SUCCESS = "_SUCCESS"
 """Name of the empty file that says a run folder is complete."""
 
 WORK = "_work"
-"""Name of the scratch folder inside a local run folder; gone when the run ends."""
+"""Name of the scratch folder inside a run folder, in a store of what workers are lent; gone when the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class RunFolder:
         # _SUCCESS goes first and the note last, so that a crash between them never leaves what looks like a published
         # run.
         self.storage.remove([SUCCESS])
-        left = [name for name in self.storage.names() if name == MANIFEST or is_temporary(name.rsplit("/", 1)[-1])]
+        left = [name for name in self.storage.names() if self._is_left_over(name)]
         self.storage.remove(left)
         self.output.unstage_pointer(CURRENT, self.run_id)
 
@@ -128,6 +128,11 @@ class RunFolder:
         """
         if not self.is_published and not set(self.storage.names(JOURNAL)) - {BEGUN}:
             self.storage.remove([name for name in self.storage.names() if _is_own(name)])
+
+    def _is_left_over(self, name: str) -> bool:
+        # On a disk the scratch folder is in use by now; in a store it holds what a run that died had lent to workers.
+        lent = not self.output.is_local and name.startswith(f"{WORK}/")
+        return lent or name == MANIFEST or is_temporary(name.rsplit("/", 1)[-1])
 
     def _check_place(self) -> None:
         """See that a local run folder is a folder: what a link leads to is not ours to write into."""

@@ -129,6 +129,27 @@ class Storage(Protocol):
             Another process holds it.
         """
 
+    def lend(self, path: Path, name: str) -> AbstractContextManager[str]:
+        """Let other machines read a file of :meth:`scratch` for as long as the block lasts.
+
+        Parameters
+        ----------
+        path
+            The file.
+        name
+            Where to put a copy, if they need one.
+
+        Yields
+        ------
+        str
+            The path or URL by which they open it.
+
+        Raises
+        ------
+        SinkError
+            The copy could not be put there.
+        """
+
     def scratch(self, name: str) -> AbstractContextManager[Path]:
         """Lend an empty local folder with room for temporary files, on the same disk where there is one."""
 
