@@ -41,7 +41,7 @@ def check_going_on(world, batchrec, output, undisturbed, moments) -> None:
         assert before <= set(undisturbed)
     assert parts(output / "current") == undisturbed
     left = [path.name for path in (output / "night").iterdir()]
-    # Killed between the move of `current` and the last of its own cleaning up, a run leaves its journal: hidden to readers.
+    # Killed after the move of `current`, before its own cleaning up, a run leaves its journal: hidden to readers.
     assert sorted(set(left) - {"_journal"}) == ["_SUCCESS", "_manifest.json", *sorted(undisturbed)]
     assert sorted(path.name for path in output.iterdir()) == ["current", "night"]
 
