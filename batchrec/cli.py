@@ -414,7 +414,7 @@ def _terminated_by_signal() -> Iterator[None]:
 def _stop(code: int) -> NoReturn:
     """Leave at once, without waiting for threads that are in the middle of a part: a part is there whole or not."""
     word = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
-    print(f"batchrec: {word}, nothing was published; a run can be gone on with --resume", file=sys.stderr)
+    print(f"batchrec: {word} before the end; a run that had begun can be gone on with --resume", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
