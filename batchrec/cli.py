@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from batchrec import __version__
+from batchrec import __version__, commands
+from batchrec.commands import Debug, print_summary
 from batchrec.errors import BatchrecError
 from batchrec.redact import redact
 
@@ -80,7 +81,6 @@ Suppress = Annotated[
         show_default="none",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
 
 
 class Terminated(BaseException):
@@ -191,6 +191,16 @@ def run(
             show_default="verify",
         ),
     ] = None,
+    push: Annotated[
+        bool | None,
+        typer.Option(
+            "--push", help="Push the lists into the online store once the run is published.", show_default="off"
+        ),
+    ] = None,
+    push_view: Annotated[
+        str | None,
+        typer.Option(help="Feature view that lists are pushed into.", show_default="user_recommendations"),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -206,7 +216,15 @@ def run(
     job = load_config({name: _plain(value) for name, value in flags.items()}, config)
     from batchrec.run import run as run_job
 
-    _print_summary(asdict(run_job(job)))
+    summary = asdict(run_job(job))
+    try:
+        if job.push:
+            commands.when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+            from batchrec.delivery.push import push_after_run
+
+            summary["push"] = push_after_run(job, summary["run_id"])
+    finally:
+        print_summary(summary)
 
 
 @app.command()
@@ -238,7 +256,7 @@ def train(
 
     options = TrainingOptions(seed=seed, epochs=epochs, minutes=minutes)
     job = TrainJob(interactions, feature_repo, output, items, service, dimension, history, options)
-    _print_summary(run_training(job))
+    print_summary(run_training(job))
 
 
 @app.command()
@@ -256,7 +274,7 @@ def index(
     """Build the Faiss index of a bundle's item embeddings."""
     from batchrec.index import build
 
-    _print_summary(build(bundle, recall_at, target, kind.value))
+    print_summary(build(bundle, recall_at, target, kind.value))
 
 
 @app.command()
@@ -296,7 +314,7 @@ def verify(
     """Read a published run again and prove that it holds what it promises."""
     from batchrec.verification import verify_published
 
-    _print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
+    print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
 
 
 @app.command()
@@ -312,6 +330,9 @@ def show(
     from batchrec.delivery.show import lists_table
 
     _console().print(lists_table(run, items, users))
+
+
+app.command()(commands.push)
 
 
 @app.callback(invoke_without_command=True)
@@ -335,11 +356,6 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    """Print one JSON line, the last of standard output."""
-    print(json.dumps(summary))
 
 
 def _plain(value: object) -> object:
@@ -385,7 +401,7 @@ def _terminated_by_signal() -> Iterator[None]:
 def _stop(code: int) -> NoReturn:
     """Leave at once, without waiting for threads that are in the middle of a part: a part is there whole or not."""
     word = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
-    print(f"batchrec: {word}, nothing was published; a run can be gone on with --resume", file=sys.stderr)
+    print(f"batchrec: {word}, {commands.stopped_words()}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -78,6 +78,8 @@ class JobConfig(BaseSettings):
         0.0, ge=0, le=1, description="share of the users whose features may fail to be read before nothing is published"
     )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
+    push: bool = Field(False, description="push the lists of the published run into the online store")
+    push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
 
     @field_validator("as_of", mode="before")
     @classmethod
@@ -152,6 +154,7 @@ class JobConfig(BaseSettings):
 _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
+    *("push", "push_view"),  # where its lists go afterwards
 }
 
 

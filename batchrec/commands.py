@@ -1,0 +1,52 @@
+"""The commands that deal with published runs, and what all commands share; :mod:`batchrec.cli` registers them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import Annotated, Any
+
+import typer
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
+
+_STOPPED = ["nothing was published; a run can be gone on with --resume"]
+
+
+def when_stopped(words: str) -> None:
+    """Set what is said should the command be stopped from outside from here on."""
+    _STOPPED.append(words)
+
+
+def stopped_words() -> str:
+    """Return what is to be said when the command is stopped from outside."""
+    return _STOPPED[-1]
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print one JSON line, the last of standard output."""
+    print(json.dumps(summary))
+
+
+def push(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    feature_repo: Annotated[
+        Path | None,
+        typer.Option(help="Feast repository whose online store is written.", show_default="that of the run"),
+    ] = None,
+    view: Annotated[str, typer.Option(help="Feature view that lists are pushed into.")] = "user_recommendations",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that push at once.", show_default="as many as cores, at most 4"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
+    sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
+    debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
+) -> None:
+    """Write every list of a published run into an online store; a push that was cut short goes on where it stopped."""
+    when_stopped("what was pushed is on record; the same command pushes what is missing")
+    from batchrec.delivery.push import WORKERS, PushOptions, push_run
+
+    options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample)
+    print_summary(asdict(push_run(run, options)))
