@@ -12,6 +12,7 @@ import pyarrow as pa
 from batchrec.errors import BusyError, FeatureError, SinkError
 from batchrec.features.connection import feast_call
 from batchrec.features.dtypes import cast_exactly, parse_type, type_name
+from batchrec.features.online_bytes import direct_writer
 from batchrec.features.proto import PUSHED_TYPES, online_rows
 from batchrec.features.refs import brief, dtype_of, key_of, listed
 from batchrec.features.retry import WAITS, retried
@@ -81,7 +82,8 @@ class OnlineView:
 
         try:
             with feast_call():
-                self._provider = feast._get_provider()  # noqa: SLF001 - what Feast's own push writes through
+                self._store = feast._get_provider().online_store  # noqa: SLF001 - what Feast's own push writes to
+                self._direct = direct_writer(feast.config, self._store, view, self.key, self.features)
         except Exception as error:
             raise FeatureError(
                 f"the online store of {repo} cannot be used ({brief(error)})",
@@ -119,7 +121,7 @@ class OnlineView:
         table
             ``(n,)`` rows that :meth:`check` let pass: ``user_id``, distinct, and a column for each feature.
         at
-            Event timestamp. A store may keep what it holds of a later or of the same time, as Redis does.
+            Event timestamp. Some stores keep what they hold of a later or of the same time.
 
         Raises
         ------
@@ -130,11 +132,8 @@ class OnlineView:
         """
         key = cast_exactly(table[USER_ID], parse_type(self.key.dtype))
         columns = {name: cast_exactly(table[name], parse_type(dtype)) for name, dtype in self.features.items()}
-        rows = online_rows(pa.table({self.key.name: key, **columns}), self.key, self.features, at)
-        self._asked(
-            lambda: self._provider.online_write_batch(self._feast.config, self._view, rows, None),
-            f"writing to {self.name}",
-        )
+        rows = pa.table({self.key.name: key, **columns})
+        self._asked(lambda: (self._direct or self._by_feast)(rows, at), f"writing to {self.name}")
 
     def read(self, ids: Sequence[int | str]) -> list[dict[str, Any]]:
         """Return what Feast's ``get_online_features`` gives for users, in their order; None where the store has none.
@@ -151,6 +150,10 @@ class OnlineView:
             f"reading from {self.name}",
         )
         return [{name: answer[name][row] for name in self.features} for row in range(len(ids))]
+
+    def _by_feast(self, table: pa.Table, at: datetime) -> None:
+        rows = online_rows(table, self.key, self.features, at)
+        self._store.online_write_batch(self._feast.config, self._view, rows, None)
 
     def _expect(self, what: str, found: str | None, wanted: str, columns: dict[str, str]) -> None:
         if found is None:

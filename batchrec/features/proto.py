@@ -53,25 +53,26 @@ def online_rows(table: pa.Table, key: JoinKey, features: dict[str, str], at: dat
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
     names = [key.name]
-    keys = (EntityKey(join_keys=names, entity_values=[one]) for one in _values(table[key.name], key.dtype))
-    columns = [_values(table[name], dtype) for name, dtype in features.items()]
+    keys = (EntityKey(join_keys=names, entity_values=[one]) for one in feast_values(table[key.name], key.dtype))
+    columns = [feast_values(table[name], dtype) for name, dtype in features.items()]
     named = (dict(zip(features, row, strict=True)) for row in zip(*columns, strict=True))
     return [(entity, values, at, None) for entity, values in zip(keys, named, strict=True)]
 
 
-def _values(column: pa.ChunkedArray, dtype: str) -> Iterator[Any]:
-    value = _value()
+def feast_values(column: pa.ChunkedArray, dtype: str) -> Iterator[Any]:
+    """Yield ``(n,)`` messages ``Value`` of a column of a type of :data:`PUSHED_TYPES`."""
+    value = value_class()
     scalar = dtype.removeprefix("list<").removesuffix(">")
     field = _FIELDS[scalar]
     if scalar == dtype:
         return (value() if one is None else value(**{field: one}) for one in column.to_pylist())
     field = field.replace("_val", "_list_val")
     make = _list_maker(field)
-    return (value() if one is None else make(one) for chunk in column.chunks for one in _lists(chunk))
+    return (value() if one is None else make(one) for chunk in column.chunks for one in lists(chunk))
 
 
 def _list_maker(field: str) -> Callable[[list[Any]], Any]:
-    value = _value()
+    value = value_class()
     if field == "int64_list_val":  # a keyword in the source is faster than one out of a dictionary
         return lambda values: value(int64_list_val={"val": values})
     if field == "float_list_val":
@@ -79,14 +80,14 @@ def _list_maker(field: str) -> Callable[[list[Any]], Any]:
     return lambda values: value(**{field: {"val": values}})
 
 
-def _value() -> Any:
+def value_class() -> Any:
     """Return the class of Feast's message for a value."""
     from feast.protos.feast.types.Value_pb2 import Value
 
     return Value
 
 
-def _lists(array: pa.ListArray) -> Iterator[list[Any] | None]:
+def lists(array: pa.ListArray) -> Iterator[list[Any] | None]:
     """Yield the lists of a column; its values become Python objects all at once, which Arrow does faster."""
     values = array.values
     flat = values.to_pylist() if values.null_count or not _is_number(values.type) else values.to_numpy().tolist()

@@ -186,8 +186,8 @@ def test_a_store_that_gives_back_something_else_is_told(batchrec, tmp_path, monk
 
     repo = make_repo(tmp_path / "repo")
     run = publish(tmp_path / "out" / "night", invented(USERS), repo=repo)
-    right = proto._lists
-    monkeypatch.setattr(proto, "_lists", lambda array: (one[:-1] for one in right(array)))
+    right = proto.lists
+    monkeypatch.setattr(proto, "lists", lambda array: (one[:-1] for one in right(array)))
     said = batchrec("push", run, "--workers", "1")
     assert (said.code, said.out) == (3, "")
     assert "gives back something else than was pushed: user 10" in said.err
