@@ -333,6 +333,8 @@ def show(
 
 
 app.command()(commands.push)
+app.command()(commands.runs)
+app.command()(commands.gc)
 
 
 @app.callback(invoke_without_command=True)

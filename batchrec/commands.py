@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import Annotated, Any
@@ -29,6 +30,39 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(json.dumps(summary))
 
 
+def runs(
+    output: Annotated[str, typer.Argument(help="Folder or URL of all runs.")] = "output",
+    debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
+) -> None:
+    """List the runs of an output folder with their outcome, newest first."""
+    from rich.console import Console
+
+    from batchrec.delivery.catalogue import find_runs, runs_table
+    from batchrec.output.storage import open_storage
+
+    storage = open_storage(output)
+    found = find_runs(storage)
+    Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120).print(
+        runs_table(storage.shown(), found)
+    )
+    print_summary({"runs": [run.as_dict() for run in found]})
+
+
+def gc(
+    output: Annotated[str, typer.Argument(help="Folder or URL of all runs.")] = "output",
+    keep: Annotated[int, typer.Option(min=1, help="Published runs to keep, the newest.")] = 14,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.", show_default="off")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Remove old runs: never the one that `current` names, nor an unfinished one that can still be gone on with."""
+    when_stopped("runs that are left are whole; the same command removes the rest")
+    from batchrec.delivery.catalogue import collect_garbage
+
+    print_summary(collect_garbage(output, keep, dry_run=dry_run))
+
+
 def push(
     run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
     feature_repo: Annotated[
@@ -42,7 +76,7 @@ def push(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
     sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
-    debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
+    debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Write every list of a published run into an online store; a push that was cut short goes on where it stopped."""
     when_stopped("what was pushed is on record; the same command pushes what is missing")

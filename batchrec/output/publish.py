@@ -129,6 +129,22 @@ class RunFolder:
         if not self.is_published and not set(self.storage.names(JOURNAL)) - {BEGUN}:
             self.storage.remove([name for name in self.storage.names() if _is_own(name)])
 
+    def remove(self) -> None:
+        """Remove the run, such that, cut short anywhere, what is left never looks like a published run.
+
+        ``_SUCCESS`` is gone for good before anything else is touched. The manifest goes last: until then whoever looks
+        for runs still knows the folder for one.
+
+        Raises
+        ------
+        SinkError
+            A file could not be removed.
+        """
+        self.storage.remove([SUCCESS])
+        self.output.unstage_pointer(CURRENT, self.run_id)
+        self.storage.remove([name for name in self.storage.names() if _is_own(name) and name != MANIFEST])
+        self.storage.remove([MANIFEST])
+
     def _check_place(self) -> None:
         """See that a local run folder is a folder: what a link leads to is not ours to write into."""
         if not self.output.is_local:
