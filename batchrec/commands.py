@@ -72,7 +72,9 @@ def push(
     view: Annotated[str, typer.Option(help="Feature view that lists are pushed into.")] = "user_recommendations",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that push at once.", show_default="as many as cores, at most 4"),
+        typer.Option(
+            min=1, help="Processes that push at once.", show_default="as many as cores, at most 4; 1 for SQLite"
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
     sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
@@ -80,7 +82,7 @@ def push(
 ) -> None:
     """Write every list of a published run into an online store; a push that was cut short goes on where it stopped."""
     when_stopped("what was pushed is on record; the same command pushes what is missing")
-    from batchrec.delivery.push import WORKERS, PushOptions, push_run
+    from batchrec.delivery.push import PushOptions, push_run
 
-    options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample)
+    options = PushOptions(feature_repo, view, workers, batch, sample)
     print_summary(asdict(push_run(run, options)))

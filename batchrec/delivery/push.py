@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrec.delivery.gone import gone_users
 from batchrec.delivery.push_journal import FOLDER, PushJournal, Target
 from batchrec.delivery.push_workers import Work, push_parts
 from batchrec.delivery.readback import ReadBack, read_back
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 VIEW = "user_recommendations"
 BATCH = 5000
 SAMPLE = 1000
-WORKERS = min(4, os.cpu_count() or 1)
+MOST_WORKERS = 4
+"""Where nobody says how many: two or three keep a Redis server busy."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class PushOptions:
     view
         Feature view to write into.
     workers
-        Processes.
+        Processes; None for as many as cores and the store can make use of.
     batch
         Users that are written at once.
     sample
@@ -58,7 +60,7 @@ class PushOptions:
 
     feature_repo: Path | None = None
     view: str = VIEW
-    workers: int = WORKERS
+    workers: int | None = None
     batch: int = BATCH
     sample: int = SAMPLE
 
@@ -71,6 +73,7 @@ class PushSummary:
     view: str
     users: int
     pushed_users: int
+    emptied_users: int
     parts: int
     pushed_parts: int
     read_back: int
@@ -125,6 +128,7 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
         journal = _journal(push, storage)
         there = journal.pushed(push.records)
         progress = _pushed(push, journal, there)
+        emptied = _emptied(push, journal)
         checked = read_back(push.view, folder, push.parts, options.sample)
         if checked.difference is not None:
             journal.forget()
@@ -135,6 +139,7 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
         view=push.view.name,
         users=sum(there.values()) + progress.done,
         pushed_users=progress.done,
+        emptied_users=emptied,
         parts=len(push.records),
         pushed_parts=len(push.records) - len(there),
         read_back=checked.users,
@@ -201,8 +206,31 @@ def _pushed(push: _Push, journal: PushJournal, there: Mapping[str, int]) -> Prog
     work = Work(push.folder.path(), push.repo, push.view.name, journal.at, options.batch)
     with Progress("pushing", _share(push.lists, missing, push.records), "lists") as progress:
         if missing:
-            push_parts(work, missing, options.workers, progress.advance, journal.append)
+            push_parts(work, missing, options.workers or _workers(push.view), progress.advance, journal.append)
     return progress
+
+
+def _emptied(push: _Push, journal: PushJournal) -> int:
+    """Give an empty list to users who have no row in this run but had one in a run that was pushed before."""
+    emptied = 0
+    for run_id in journal.before():
+        before = _output_of(push.folder).folder(run_id)
+        if run_id == push.target.run_id:
+            continue
+        if not before.exists(SUCCESS):
+            say(f"run {run_id}, pushed before, is there no more: users who have no row now keep their lists from it")
+            continue
+        parts = [record.name for record in part_records(before, read_manifest(before))]
+        for users in gone_users(before, parts, push.folder, push.parts):
+            for begin in range(0, len(users), push.options.batch):
+                push.view.empty(users.slice(begin, push.options.batch), journal.at)
+            emptied += len(users)
+    journal.settle()
+    return emptied
+
+
+def _workers(view: OnlineView) -> int:
+    return min(MOST_WORKERS, os.cpu_count() or 1, view.writers or MOST_WORKERS)
 
 
 def _share(lists: int, missing: list[PartRecord], records: list[PartRecord]) -> int:

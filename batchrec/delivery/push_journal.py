@@ -21,6 +21,9 @@ FOLDER = ".pushed"
 
 _BEGUN = "begun.json"
 
+_BEFORE = "before.json"
+"""Names of the runs whose users may have lists in the store that are none of the run's that is pushed now."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -85,13 +88,38 @@ class PushJournal:
         """
         journal = cls(storage, secrets.token_hex(16), at)
         content = {**asdict(target), "at": at.isoformat(), "token": journal.token}
+        journal._remember()
         storage.write(_BEGUN, json.dumps(content).encode())
-        storage.remove([name for name in storage.names() if name.endswith(".json") and name != _BEGUN])
+        storage.remove([name for name in storage.names() if name.startswith("part-")])
         return journal
 
     def forget(self) -> None:
         """Let the next push begin from its first part."""
+        self._remember()
         self.storage.remove([_BEGUN])
+
+    def before(self) -> list[str]:
+        """Return the names of the runs that were pushed before, in part or whole, since :meth:`settle` was called."""
+        names = self._read(_BEFORE).get("runs")
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+    def settle(self) -> None:
+        """Record that the store holds no list but those of the run that is pushed now."""
+        self.storage.remove([_BEFORE])
+
+    def _remember(self) -> None:
+        """Put the run that was begun last to those that were pushed before."""
+        run_id = self._read(_BEGUN).get("run_id")
+        if isinstance(run_id, str):
+            names = list(dict.fromkeys([*self.before(), run_id]))
+            self.storage.write(_BEFORE, json.dumps({"runs": names}).encode())
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self.storage.read(name))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def append(self, record: PartRecord, users: int) -> None:
         """Record a part, of so many users, whose every row is in the store.

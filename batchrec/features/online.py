@@ -91,6 +91,11 @@ class OnlineView:
             ) from error
 
     @property
+    def writers(self) -> int | None:
+        """How many processes can write at a time; None where the store sets no limit. SQLite locks its whole file."""
+        return 1 if self._feast.config.online_store.type == "sqlite" else None
+
+    @property
     def place(self) -> str:
         """SHA-256, in hexadecimal, over what tells this view of this store from others; passwords do not count."""
         config = self._feast.config
@@ -134,6 +139,20 @@ class OnlineView:
         columns = {name: cast_exactly(table[name], parse_type(dtype)) for name, dtype in self.features.items()}
         rows = pa.table({self.key.name: key, **columns})
         self._asked(lambda: (self._direct or self._by_feast)(rows, at), f"writing to {self.name}")
+
+    def empty(self, ids: pa.Array, at: datetime) -> None:
+        """Give ``(n,)`` users an empty list in every feature that is a list, and nothing in the others.
+
+        Raises
+        ------
+        BusyError, SinkError
+            As :meth:`write`.
+        """
+        columns = {}
+        for name, dtype in self.features.items():
+            nothing = pa.scalar([] if dtype.startswith("list<") else None, parse_type(dtype))
+            columns[name] = pa.repeat(nothing, len(ids))
+        self.write(pa.table({USER_ID: ids, **columns}), at)
 
     def read(self, ids: Sequence[int | str]) -> list[dict[str, Any]]:
         """Return what Feast's ``get_online_features`` gives for users, in their order; None where the store has none.

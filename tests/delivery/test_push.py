@@ -74,6 +74,46 @@ def test_back_to_an_older_run_and_on_again(batchrec, tmp_path, repo):
         assert online(repo, list(USERS)) == nights[which]
 
 
+@pytest.mark.parametrize("layout", ["list", "long"])
+def test_who_has_no_row_any_more_gets_an_empty_list(batchrec, tmp_path, repo, layout):
+    """Suppressed users, those who left, and in layout long all whose list is empty."""
+    first, second = invented(range(300), seed=1), invented(range(100, 400, 2), seed=2)
+    # In layout long, user 0 never had a row, and user 100 has none any more.
+    for name, lists, emptied in (("first", first, 0), ("second", second, 200)):
+        run = publish(tmp_path / "out" / name, lists, parts=7, layout=layout, repo=repo)
+        said = batchrec("push", run, "--workers", "1", "--batch", "30")
+        assert (said.code, said.summary["emptied_users"]) == (0, emptied), said.err
+    expected = {user: second.get(user, ([], []) if user < 300 else (None, None)) for user in range(400)}
+    expected |= {0: (None, None)} if layout == "long" else {}
+    assert online(repo, range(400)) == expected
+    assert batchrec("push", run, "--workers", "1").summary["emptied_users"] == 0
+
+
+def test_a_push_cut_short_counts_among_those_before(batchrec, tmp_path):
+    repo, out = make_repo(tmp_path / "repo"), tmp_path / "out"
+    runs = [publish(out / name, invented(users), repo=repo) for name, users in (("a", [1, 2, 3]), ("b", [3, 4, 5]))]
+    assert batchrec("push", runs[0]).code == 0
+    damaged = runs[1] / "part-00002.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    assert batchrec("push", runs[1], "--workers", "1").code == 2
+    damaged.write_bytes(content)
+    last = publish(out / "c", {3: ([9], [0.5])}, parts=1, repo=repo)
+    said = batchrec("push", last)
+    assert (said.code, said.summary["emptied_users"]) == (0, 4), said.err
+    assert online(repo, range(1, 6)) == {1: ([], []), 2: ([], []), 3: ([9], [0.5]), 4: ([], []), 5: ([], [])}
+
+
+def test_a_run_pushed_before_that_is_there_no_more_is_said(batchrec, tmp_path):
+    repo, out = make_repo(tmp_path / "repo"), tmp_path / "out"
+    runs = [publish(out / name, invented([1, 2, 3], seed=3), repo=repo) for name in ("a", "b")]
+    assert batchrec("push", runs[0]).code == 0
+    runs[0].rename(tmp_path / "gone")
+    said = batchrec("push", runs[1])
+    assert said.code == 0
+    assert "run a, pushed before, is there no more" in said.err
+
+
 def test_again_pushes_nothing_but_looks(batchrec, tmp_path, repo):
     lists = invented(USERS)
     run = publish(tmp_path / "out" / "night", lists, repo=repo)
