@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from batchrec import __version__, commands
-from batchrec.commands import Debug, print_summary
+from batchrec.commands import Debug, Suppress, console, print_summary
 from batchrec.errors import BatchrecError
 from batchrec.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.console import Console
 
 app = typer.Typer(
     add_completion=False,
@@ -71,16 +69,6 @@ class IndexKind(StrEnum):
     AUTO = "auto"
     FLAT = "flat"
     IVF = "ivf"
-
-
-Suppress = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Parquet file with a column item_id or user_id: these items are taken out of every list, these users get "
-        "no row. Read when all lists are made. May be given several times.",
-        show_default="none",
-    ),
-]
 
 
 class Terminated(BaseException):
@@ -199,7 +187,13 @@ def run(
     ] = None,
     push_view: Annotated[
         str | None,
-        typer.Option(help="Feature view that lists are pushed into.", show_default="user_recommendations"),
+        typer.Option(help="Name of the feature view to push into.", show_default="user_recommendations"),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -218,11 +212,10 @@ def run(
 
     summary = asdict(run_job(job))
     try:
-        if job.push:
-            commands.when_stopped("the run is published, its push can be gone on with: `batchrec push`")
-            from batchrec.delivery.push import push_after_run
+        commands.when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+        from batchrec.delivery.after_run import after_run
 
-            summary["push"] = push_after_run(job, summary["run_id"])
+        summary |= after_run(job, summary["run_id"], summary["users_per_second"])
     finally:
         print_summary(summary)
 
@@ -295,43 +288,12 @@ def evaluate(
     from batchrec.evaluate.compare import evaluate_runs
 
     report = evaluate_runs(runs, holdout, interactions, k, resamples, seed, items)
-    _console().print(report.to_table())
+    console().print(report.to_table())
     print(json.dumps(json.loads(report.to_json())))
 
 
-@app.command()
-def verify(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
-    ] = None,
-    feature_repo: Annotated[
-        Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
-    ] = None,
-    suppress: Suppress = None,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """Read a published run again and prove that it holds what it promises."""
-    from batchrec.verification import verify_published
-
-    print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
-
-
-@app.command()
-def show(
-    run: Annotated[str, typer.Argument(help="A published run, or output/current.")],
-    items: Annotated[
-        Path | None, typer.Option(help="Parquet file of item_id and title.", show_default="ids are shown")
-    ] = None,
-    users: Annotated[int, typer.Option(min=1, help="How many users to show.")] = 5,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """Show the first users' lists of a run."""
-    from batchrec.delivery.show import lists_table
-
-    _console().print(lists_table(run, items, users))
-
-
+app.command()(commands.verify)
+app.command()(commands.show)
 app.command()(commands.push)
 app.command()(commands.runs)
 app.command()(commands.gc)
@@ -351,13 +313,6 @@ def no_command(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
-
-
-def _console() -> Console:
-    """Return where tables go: as wide as the terminal, 100 columns off one, nowhere if standard output is closed."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
 
 
 def _plain(value: object) -> object:

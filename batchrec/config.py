@@ -80,6 +80,7 @@ class JobConfig(BaseSettings):
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
+    metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
 
     @field_validator("as_of", mode="before")
     @classmethod
@@ -154,7 +155,7 @@ class JobConfig(BaseSettings):
 _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
-    *("push", "push_view"),  # where its lists go afterwards
+    *("push", "push_view", "metrics"),  # what is done with it afterwards
 }
 
 

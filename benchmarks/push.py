@@ -8,7 +8,9 @@ store, so that other work on the machine meets all:
 - ``raw``: one process writes the finished bytes into the same tables and keys; making them is not counted.
 
 Speed leaves out what happens once: imports, opening the repository, a first row (``feast``) or batch (``batchrec``).
-Memory is the largest of the processes that write, libraries included.
+Memory is the largest of the processes that write, libraries included. Processor time is theirs together, user and
+system, in the same stretch; what the Redis server takes is not in it. Other work on the machine changes it less than
+the speed.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,6 +46,9 @@ from batchrec.schema import list_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Figures = tuple[float, float, float]
+"""Lists a second, microseconds of processor time a list, megabytes."""
 
 VIEW = "user_recommendations"
 PART, FRAME, BATCH = 10_000, 10_000, 5_000
@@ -118,14 +124,14 @@ def feast_process(run: Path, repo: Path, parts: list[str], barrier: Any, results
     store = feast.FeatureStore(repo_path=str(repo))
     store.push("pushed", frames[0][:1])
     barrier.wait()
-    begin = time.time()
+    begin, cpu = time.time(), time.process_time()
     for frame in frames:
         store.push("pushed", frame)
-    results.put((begin, time.time(), peak_megabytes()))
+    results.put((begin, time.time(), time.process_time() - cpu, peak_megabytes()))
 
 
-def by_feast(run: Path, repo: Path, records: list[PartRecord], processes: int) -> tuple[float, float]:
-    """Return lists a second and megabytes."""
+def by_feast(run: Path, repo: Path, records: list[PartRecord], processes: int) -> Figures:
+    """Push as an application would."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.SimpleQueue()
     names = [record.name for record in records]
@@ -138,27 +144,28 @@ def by_feast(run: Path, repo: Path, records: list[PartRecord], processes: int) -
     found = [results.get() for _ in started]
     for process in started:
         process.join()
-    begins, ends, memory = zip(*found, strict=True)
-    return sum(record.rows for record in records) / (max(ends) - min(begins)), max(memory)
+    begins, ends, cpu, memory = zip(*found, strict=True)
+    lists = sum(record.rows for record in records)
+    return lists / (max(ends) - min(begins)), 1e6 * sum(cpu) / lists, max(memory)
 
 
-def by_batchrec(run: Path, repo: Path, records: list[PartRecord], processes: int) -> tuple[float, float]:
-    """Return lists a second and megabytes."""
-    moments: list[tuple[float, int]] = []
-    peak = [0.0]
+def by_batchrec(run: Path, repo: Path, records: list[PartRecord], processes: int) -> Figures:
+    """Push as ``batchrec push`` does."""
+    moments: list[tuple[float, float, float, int]] = []
 
     def advance(users: int) -> None:
-        moments.append((time.time(), users))
-        children = multiprocessing.active_children()
-        pids = [str(one.pid) for one in children] or ["self"]
-        peak[0] = max(peak[0], *map(peak_megabytes, pids))
+        writing = [psutil.Process(one.pid) for one in multiprocessing.active_children()] or [psutil.Process()]
+        cpu = sum(sum(one.cpu_times()[:2]) for one in writing)
+        moments.append((time.time(), cpu, max(peak_megabytes(str(one.pid)) for one in writing), users))
 
     push_parts(Work(str(run), repo, VIEW, NOW, BATCH), records, processes, advance, lambda *_: None)
-    return sum(users for _, users in moments[1:]) / (moments[-1][0] - moments[0][0]), peak[0]
+    begins, cpu, memory, users = zip(*moments, strict=True)
+    lists = sum(users[1:])
+    return lists / (begins[-1] - begins[0]), 1e6 * (cpu[-1] - cpu[0]) / lists, max(memory)
 
 
-def by_raw(run: Path, repo: Path, records: list[PartRecord], _: int) -> tuple[float, float]:
-    """Return lists a second and megabytes."""
+def by_raw(run: Path, repo: Path, records: list[PartRecord], _: int) -> Figures:
+    """Write finished bytes."""
     from feast.infra.online_stores.helpers import _mmh3, _redis_key
 
     from batchrec.features.proto import online_rows
@@ -171,13 +178,13 @@ def by_raw(run: Path, repo: Path, records: list[PartRecord], _: int) -> tuple[fl
         for key, values, *_rest in online_rows(table, view.key, view.features, NOW):
             named = {name: value.SerializeToString() for name, value in values.items()}
             rows.append((_redis_key("" if "sqlite" in config else "benchmark", key), named))
-    begin = time.time()
+    begin, cpu = time.time(), time.process_time()
     if "sqlite" in config:
         sqlite_rows(repo / "online.db", rows)
     else:
         fields = {name: _mmh3(f"{VIEW}:{name}") for name in view.features}
         redis_rows(int(config.split("127.0.0.1:")[1].split("'")[0]), rows, fields)
-    return len(rows) / (time.time() - begin), peak_megabytes()
+    return len(rows) / (time.time() - begin), 1e6 * (time.process_time() - cpu) / len(rows), peak_megabytes()
 
 
 def sqlite_rows(path: Path, rows: list[Any]) -> None:
@@ -208,14 +215,14 @@ def redis_rows(port: int, rows: list[Any], fields: dict[str, bytes]) -> None:
             pipe.execute()
 
 
-def measured(*arguments: object) -> tuple[float, float]:
+def measured(*arguments: object) -> Figures:
     """Measure in a process of its own."""
     command = [sys.executable, "-W", "ignore", __file__, "--measure", json.dumps(arguments, default=str)]
-    rate, memory = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL).splitlines()[-1])  # noqa: S603
-    return float(rate), float(memory)
+    rate, cpu, memory = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL).splitlines()[-1])  # noqa: S603
+    return float(rate), float(cpu), float(memory)
 
 
-def measure(way: str, run: str, repo: str, records: list[list[Any]]) -> tuple[float, float]:
+def measure(way: str, run: str, repo: str, records: list[list[Any]]) -> Figures:
     """Measure one way."""
     by = {"feast": by_feast, "batchrec": by_batchrec, "raw": by_raw}[way.split(",", maxsplit=1)[0]]
     return by(Path(run), Path(repo), [PartRecord(*record) for record in records], WAYS[way])
@@ -248,7 +255,8 @@ def report(lists: int, length: int, rounds: int) -> Iterator[str]:
         f"lists of {length}; median (and range) of {rounds} rounds, in each of which every way had its turn.\n"
     )
     yield f"`python benchmarks/push.py --lists {lists} --length {length} --rounds {rounds}`\n"
-    yield "| way | SQLite, lists/s | MB | Redis, lists/s | MB |\n|---|---|---|---|---|"
+    yield "| way | SQLite: lists/s | processor, µs a list | MB | Redis: lists/s | processor, µs a list | MB |"
+    yield "|---|---|---|---|---|---|---|"
     with tempfile.TemporaryDirectory() as name, redis_server(Path(name)) as port:
         work = Path(name)
         records = write_run(work / "run", lists, length)
@@ -257,7 +265,7 @@ def report(lists: int, length: int, rounds: int) -> Iterator[str]:
             "sqlite": "{type: sqlite, path: online.db}",
             "redis": f"{{type: redis, connection_string: '127.0.0.1:{port}'}}",
         }
-        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        found: dict[tuple[str, str], list[Figures]] = {}
         for _ in range(rounds):
             for store, online in stores.items():
                 for way in WAYS:
@@ -269,11 +277,11 @@ def report(lists: int, length: int, rounds: int) -> Iterator[str]:
         yield f"| {way} | {' | '.join(cells(found[way, store]) for store in stores)} |"
 
 
-def cells(found: list[tuple[float, float]]) -> str:
-    """Return speed and memory as two cells of the table."""
-    rates = [rate for rate, _ in found]
-    span = f" ({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
-    return f"{np.median(rates):,.0f}{span} | {max(memory for _, memory in found):.0f}"
+def cells(found: list[Figures]) -> str:
+    """Return speed, processor time and memory as cells of the table."""
+    rates, cpus, memory = zip(*found, strict=True)
+    speed = f"{np.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+    return f"{speed} | {np.median(cpus):.0f} ({min(cpus):.0f} to {max(cpus):.0f}) | {max(memory):.0f}"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from batchrec.delivery.push_journal import FOLDER, PushJournal, Target
 from batchrec.delivery.push_workers import Work, push_parts
 from batchrec.delivery.readback import ReadBack, read_back
 from batchrec.delivery.rows import pushed_schema
-from batchrec.errors import ArtifactError, BatchrecError, BusyError, GateError, SinkError
+from batchrec.errors import ArtifactError, GateError
 from batchrec.features.store import FeatureStore
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
@@ -28,7 +28,6 @@ from batchrec.progress import Progress, say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrec.config import JobConfig
     from batchrec.features.online import OnlineView
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 VIEW = "user_recommendations"
 BATCH = 5000
 SAMPLE = 1000
-MOST_WORKERS = 4
-"""Where nobody says how many: two or three keep a Redis server busy."""
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class PushOptions:
     view
         Feature view to write into.
     workers
-        Processes; None for as many as cores and the store can make use of.
+        Processes.
     batch
         Users that are written at once.
     sample
@@ -60,7 +58,7 @@ class PushOptions:
 
     feature_repo: Path | None = None
     view: str = VIEW
-    workers: int | None = None
+    workers: int = WORKERS
     batch: int = BATCH
     sample: int = SAMPLE
 
@@ -148,25 +146,6 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     )
 
 
-def push_after_run(config: JobConfig, run_id: str) -> dict[str, Any]:
-    """Push the run that was just published; return the summary.
-
-    Raises
-    ------
-    BusyError, GateError, SinkError
-        As :func:`push_run`; whatever stands in the way, the run stays published.
-    """
-    run = open_storage(config.output).folder(run_id)
-    try:
-        return asdict(push_run(run.path(), PushOptions(config.feature_repo, config.push_view)))
-    except BatchrecError as error:
-        kind = type(error) if isinstance(error, (BusyError, GateError)) else SinkError
-        raise kind(
-            f"run {run_id} is published, but its push failed: {error.problem}",
-            f"{error.remedy} (the command is `batchrec push {run.shown()}`)",
-        ) from error
-
-
 def _opened(folder: Storage, options: PushOptions) -> _Push:
     """Look at run, repository and view; nothing is written."""
     if not folder.exists(SUCCESS):
@@ -206,7 +185,7 @@ def _pushed(push: _Push, journal: PushJournal, there: Mapping[str, int]) -> Prog
     work = Work(push.folder.path(), push.repo, push.view.name, journal.at, options.batch)
     with Progress("pushing", _share(push.lists, missing, push.records), "lists") as progress:
         if missing:
-            push_parts(work, missing, options.workers or _workers(push.view), progress.advance, journal.append)
+            push_parts(work, missing, options.workers, progress.advance, journal.append)
     return progress
 
 
@@ -227,10 +206,6 @@ def _emptied(push: _Push, journal: PushJournal) -> int:
             emptied += len(users)
     journal.settle()
     return emptied
-
-
-def _workers(view: OnlineView) -> int:
-    return min(MOST_WORKERS, os.cpu_count() or 1, view.writers or MOST_WORKERS)
 
 
 def _share(lists: int, missing: list[PartRecord], records: list[PartRecord]) -> int:

@@ -91,11 +91,6 @@ class OnlineView:
             ) from error
 
     @property
-    def writers(self) -> int | None:
-        """How many processes can write at a time; None where the store sets no limit. SQLite locks its whole file."""
-        return 1 if self._feast.config.online_store.type == "sqlite" else None
-
-    @property
     def place(self) -> str:
         """SHA-256, in hexadecimal, over what tells this view of this store from others; passwords do not count."""
         config = self._feast.config
