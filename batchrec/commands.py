@@ -119,7 +119,7 @@ def push(
     ] = "user_recommendations",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of processes that push at once.", show_default="as many as cores, at most 4"),
+        typer.Option(min=1, help="Processes that push at once.", show_default="as many as cores, at most 4"),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
     sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
