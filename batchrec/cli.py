@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from batchrec import __version__
+from batchrec import __version__, commands
+from batchrec.commands import Debug, Suppress, console, print_summary
 from batchrec.errors import BatchrecError
 from batchrec.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.console import Console
 
 app = typer.Typer(
     add_completion=False,
@@ -70,17 +69,6 @@ class IndexKind(StrEnum):
     AUTO = "auto"
     FLAT = "flat"
     IVF = "ivf"
-
-
-Suppress = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Parquet file with a column item_id or user_id: these items are taken out of every list, these users get "
-        "no row. Read when all lists are made. May be given several times.",
-        show_default="none",
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
 
 
 class Terminated(BaseException):
@@ -207,6 +195,22 @@ def run(
             show_default="512 MB for sorting, no other bound",
         ),
     ] = None,
+    push: Annotated[
+        bool | None,
+        typer.Option(
+            "--push", help="Push the lists into the online store once the run is published.", show_default="off"
+        ),
+    ] = None,
+    push_view: Annotated[
+        str | None,
+        typer.Option(help="Name of the feature view to push into.", show_default="user_recommendations"),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -222,7 +226,14 @@ def run(
     job = load_config({name: _plain(value) for name, value in flags.items()}, config)
     from batchrec.run import run as run_job
 
-    _print_summary(asdict(run_job(job)))
+    summary = asdict(run_job(job))
+    try:
+        commands.when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+        from batchrec.delivery.after_run import after_run
+
+        summary |= after_run(job, summary["run_id"], summary["users_per_second"])
+    finally:
+        print_summary(summary)
 
 
 @app.command()
@@ -254,7 +265,7 @@ def train(
 
     options = TrainingOptions(seed=seed, epochs=epochs, minutes=minutes)
     job = TrainJob(interactions, feature_repo, output, items, service, dimension, history, options)
-    _print_summary(run_training(job))
+    print_summary(run_training(job))
 
 
 @app.command()
@@ -272,7 +283,7 @@ def index(
     """Build the Faiss index of a bundle's item embeddings."""
     from batchrec.index import build
 
-    _print_summary(build(bundle, recall_at, target, kind.value))
+    print_summary(build(bundle, recall_at, target, kind.value))
 
 
 @app.command("sort-features")
@@ -285,7 +296,7 @@ def sort_features(
     from batchrec.features.store import FeatureStore
 
     store = FeatureStore.open(feature_repo)
-    _print_summary({view: [str(path) for path in store.sort_source(view)] for view in views})
+    print_summary({view: [str(path) for path in store.sort_source(view)] for view in views})
 
 
 @app.command()
@@ -306,41 +317,15 @@ def evaluate(
     from batchrec.evaluate.compare import evaluate_runs
 
     report = evaluate_runs(runs, holdout, interactions, k, resamples, seed, items)
-    _console().print(report.to_table())
+    console().print(report.to_table())
     print(json.dumps(json.loads(report.to_json())))
 
 
-@app.command()
-def verify(
-    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
-    ] = None,
-    feature_repo: Annotated[
-        Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
-    ] = None,
-    suppress: Suppress = None,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """Read a published run again and prove that it holds what it promises."""
-    from batchrec.verification import verify_published
-
-    _print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
-
-
-@app.command()
-def show(
-    run: Annotated[str, typer.Argument(help="A published run, or output/current.")],
-    items: Annotated[
-        Path | None, typer.Option(help="Parquet file of item_id and title.", show_default="ids are shown")
-    ] = None,
-    users: Annotated[int, typer.Option(min=1, help="How many users to show.")] = 5,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """Show the first users' lists of a run."""
-    from batchrec.delivery.show import lists_table
-
-    _console().print(lists_table(run, items, users))
+app.command()(commands.verify)
+app.command()(commands.show)
+app.command()(commands.push)
+app.command()(commands.runs)
+app.command()(commands.gc)
 
 
 @app.callback(invoke_without_command=True)
@@ -357,18 +342,6 @@ def no_command(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
-
-
-def _console() -> Console:
-    """Return where tables go: as wide as the terminal, 100 columns off one, nowhere if standard output is closed."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    """Print one JSON line, the last of standard output."""
-    print(json.dumps(summary))
 
 
 def _plain(value: object) -> object:
@@ -414,7 +387,7 @@ def _terminated_by_signal() -> Iterator[None]:
 def _stop(code: int) -> NoReturn:
     """Leave at once, without waiting for threads that are in the middle of a part: a part is there whole or not."""
     word = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
-    print(f"batchrec: {word} before the end; a run that had begun can be gone on with --resume", file=sys.stderr)
+    print(f"batchrec: {word}, {commands.stopped_words()}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

@@ -26,7 +26,7 @@ COMMANDS = typer.main.get_command(app).commands
 
 UNITS = re.compile(
     r"folder|file|repository|column|directory|name|time|users?\b|items?\b|seed|factor|share|relevance|row|minutes|numbers"
-    r"|passes|places|service|resamples|index|inverted|traceback|message|runs?",
+    r"|passes|places|processes|service|resamples|index|inverted|traceback|message|runs?",
     re.IGNORECASE,
 )
 """What an option's help must mention: the thing it counts or names."""
@@ -48,7 +48,7 @@ def test_run_tells_the_defaults_of_the_configuration():
         if field.default is PydanticUndefined:
             assert "required" in told[name]
         elif field.default is None:
-            assert told[name] in {"now", "the as-of time"}
+            assert told[name] in {"now", "the as-of time", "none"}
         elif field.default == ():
             assert told[name] == "none"
         elif isinstance(field.default, bool):

@@ -30,6 +30,8 @@ from batchrec.schema import EVENT_TIMESTAMP, id_type
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from batchrec.features.online import OnlineView
+
 __all__ = ["CONFIG_FILE", "FeatureRef", "FeatureStore", "JoinKey"]
 
 CONFIG_FILE = "feature_store.yaml"
@@ -120,6 +122,18 @@ class FeatureStore:
             If there is no such view, or if it has no entity, or several.
         """
         return key_of(self._view(view))
+
+    def online(self, view: str) -> OnlineView:
+        """Return a view as the online store holds it.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view, or it cannot be pushed into.
+        """
+        from batchrec.features.online import OnlineView
+
+        return OnlineView(self.repo, self._feast, self._view(view))
 
     def check(self, expected: Sequence[FeatureRef]) -> None:
         """See, before any work, that every feature exists with the type expected and can be read.

@@ -129,6 +129,22 @@ class RunFolder:
         if not self.is_published and not set(self.storage.names(JOURNAL)) - {BEGUN}:
             self.storage.remove([name for name in self.storage.names() if _is_own(name)])
 
+    def remove(self) -> None:
+        """Remove the run, such that, cut short anywhere, what is left never looks like a published run.
+
+        ``_SUCCESS`` is gone for good before anything else is touched. The manifest goes last: until then whoever looks
+        for runs still knows the folder for one.
+
+        Raises
+        ------
+        SinkError
+            A file could not be removed.
+        """
+        self.storage.remove([SUCCESS])
+        self.output.unstage_pointer(CURRENT, self.run_id)
+        self.storage.remove([name for name in self.storage.names() if _is_own(name) and name != MANIFEST])
+        self.storage.remove([MANIFEST])
+
     def _is_left_over(self, name: str) -> bool:
         # On a disk the scratch folder is in use by now; in a store it holds what a run that died had lent to workers.
         lent = not self.output.is_local and name.startswith(f"{WORK}/")

@@ -1,0 +1,133 @@
+"""The commands that deal with published runs, and what all commands share; :mod:`batchrec.cli` registers them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Suppress = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Parquet file with a column item_id or user_id: these items are taken out of every list, these users get "
+        "no row. Read when all lists are made. May be given several times.",
+        show_default="none",
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
+
+_STOPPED = ["nothing was published; a run can be gone on with --resume"]
+
+
+def when_stopped(words: str) -> None:
+    """Set what is said should the command be stopped from outside from here on."""
+    _STOPPED.append(words)
+
+
+def stopped_words() -> str:
+    """Return what is to be said when the command is stopped from outside."""
+    return _STOPPED[-1]
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print one JSON line, the last of standard output."""
+    print(json.dumps(summary))
+
+
+def console() -> Console:
+    """Return where tables go: as wide as the terminal, 100 columns off one, nowhere if standard output is closed."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
+
+
+def verify(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
+    ] = None,
+    feature_repo: Annotated[
+        Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
+    ] = None,
+    suppress: Suppress = None,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Read a published run again and prove that it holds what it promises."""
+    from batchrec.verification import verify_published
+
+    print_summary(verify_published(run, bundle, feature_repo, tuple(suppress or ())))
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="A published run, or output/current.")],
+    items: Annotated[
+        Path | None, typer.Option(help="Parquet file of item_id and title.", show_default="ids are shown")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="How many users to show.")] = 5,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Show the first users' lists of a run."""
+    from batchrec.delivery.show import lists_table
+
+    console().print(lists_table(run, items, users))
+
+
+def runs(
+    output: Annotated[str, typer.Option(help="Folder or URL of all runs.")] = "output",
+    debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
+) -> None:
+    """List the runs of an output folder with their outcome, newest first."""
+    from batchrec.delivery.catalogue import find_runs, runs_table
+    from batchrec.output.storage import open_storage
+
+    storage = open_storage(output)
+    found = find_runs(storage)
+    console().print(runs_table(storage.shown(), found))
+    print_summary({"runs": [run.as_dict() for run in found]})
+
+
+def gc(
+    output: Annotated[str, typer.Option(help="Folder or URL of all runs.")] = "output",
+    keep: Annotated[int, typer.Option(min=1, help="Published runs to keep, the newest.")] = 14,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which runs would be removed, and remove none.", show_default="off")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Remove old runs: never the one that `current` names, nor an unfinished one that can still be gone on with."""
+    when_stopped("runs that are left are whole; the same command removes the rest")
+    from batchrec.delivery.catalogue import collect_garbage
+
+    print_summary(collect_garbage(output, keep, dry_run=dry_run))
+
+
+def push(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    feature_repo: Annotated[
+        Path | None,
+        typer.Option(help="Feast repository whose online store is written.", show_default="that of the run"),
+    ] = None,
+    view: Annotated[
+        str, typer.Option(help="Name of the feature view that lists are pushed into.")
+    ] = "user_recommendations",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that push at once.", show_default="as many as cores, at most 4"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
+    sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Write every list of a published run into an online store; a push that was cut short goes on where it stopped."""
+    when_stopped("what was pushed is on record; the same command pushes what is missing")
+    from batchrec.delivery.push import WORKERS, PushOptions, push_run
+
+    options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample)
+    print_summary(asdict(push_run(run, options)))
