@@ -23,7 +23,7 @@ Suppress = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
 
-_STOPPED = ["nothing was published; a run can be gone on with --resume"]
+_STOPPED = ["a run that had begun can be gone on with --resume"]
 
 
 def when_stopped(words: str) -> None:

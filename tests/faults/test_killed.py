@@ -69,7 +69,7 @@ def test_stopped_in_the_middle(world, batchrec, tmp_path, undisturbed, sign, cod
     found, err = ended(process)
     assert time.monotonic() - sent < 10
     assert found == code, err
-    assert err.splitlines()[-1] == f"batchrec: {word} before the end; a run that had begun can be gone on with --resume"
+    assert err.splitlines()[-1] == f"batchrec: {word}, a run that had begun can be gone on with --resume"
     assert "Traceback" not in err
     assert not is_published(tmp_path)
 
