@@ -78,6 +78,8 @@ class Terminated(BaseException):
 def main() -> None:
     """Run a command; end with the exit code that its outcome stands for."""
     _quiet_libraries()
+    if sys.stderr is None:  # closed by whoever started this
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
     stopped = 0
     try:
         with _terminated_by_signal():

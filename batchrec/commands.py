@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
@@ -37,8 +38,15 @@ def stopped_words() -> str:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print one JSON line, the last of standard output."""
-    print(json.dumps(summary))
+    """Print one JSON line, the last of standard output; to standard error where nobody can read that.
+
+    What the command was to do is done by now, so this is no failure.
+    """
+    try:
+        print(json.dumps(summary), flush=True)
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+        print(f"batchrec: standard output is gone ({error.strerror}): {json.dumps(summary)}", file=sys.stderr)
 
 
 def console() -> Console:

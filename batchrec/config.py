@@ -105,6 +105,21 @@ class JobConfig(BaseSettings):
         "512 MB, and nothing else is bounded",
     )
 
+    @field_validator("users", "bundle", "feature_repo", "output", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """Refuse an empty text, which would mean the working directory."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty")
+        return value
+
+    @field_validator("suppress")
+    @classmethod
+    def _each_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(source.strip() for source in value):
+            raise ValueError("a name is empty")
+        return value
+
     @field_validator("as_of", mode="before")
     @classmethod
     def _in_utc(cls, value: object) -> object:

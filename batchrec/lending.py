@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrec.output.publish import WORK
-from batchrec.output.storage import is_url
+from batchrec.output.storage import is_url, local_path
 from batchrec.users import USERS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def within_reach(work: Work) -> Iterator[Work]:
     SinkError
         The object store did not take the prepared users.
     """
-    output = work.output if is_url(work.output) else str(Path(work.output).absolute())
+    output = work.output if is_url(work.output) else str(local_path(work.output).absolute())
     with work.folder.lend(Path(work.users), f"{WORK}/{USERS}") as users:
         yield replace(
             work,

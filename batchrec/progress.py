@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from batchrec.redact import redact
@@ -19,7 +20,8 @@ LINE_EVERY_SECONDS = 10.0
 def say(message: str) -> None:
     """Print one line of plain log to standard error, without secrets."""
     stamp = time.strftime("%H:%M:%S")
-    print(f"{stamp} {redact(message)}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever read the log is gone: no reason to stop the work
+        print(f"{stamp} {redact(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:

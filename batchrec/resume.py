@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrec.errors import ArtifactError, ConfigError, NothingToDo
-from batchrec.output.journal import Begun, read_begun, read_entries
+from batchrec.output.journal import JOURNAL, Begun, read_begun, read_entries
+from batchrec.output.location import CURRENT
 from batchrec.output.publish import RunFolder, published_manifest
+from batchrec.output.storage import is_url
 from batchrec.output.sums import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from batchrec.config import JobConfig
     from batchrec.output.journal import JournalEntry
@@ -27,6 +30,8 @@ _WORDS = {
 
 def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     """Put in what follows from the clock and from an unfinished run, so that no option is left open.
+
+    Local places are made absolute, so that the manifest tells where they were whoever reads it from wherever.
 
     The as-of time is the one asked for, otherwise that of the unfinished run of the same name, otherwise `now` to the
     second. The name of the run is the one asked for, with ``resume`` otherwise that of the newest unfinished run (of
@@ -51,7 +56,11 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     if config.resume and begun is None:
         raise ConfigError(f"there is no unfinished run {folder.shown}", "leave out --resume to start it")
     as_of = config.as_of or (now.replace(microsecond=0) if begun is None else begun.as_of)
-    return config.model_copy(update={"as_of": as_of, "run_id": run_id})
+    places = {name: getattr(config, name).expanduser().absolute() for name in ("bundle", "feature_repo")}
+    suppress = tuple(
+        source if is_url(source) else str(Path(source).expanduser().absolute()) for source in config.suppress
+    )
+    return config.model_copy(update={"as_of": as_of, "run_id": run_id, "suppress": suppress} | places)
 
 
 def check_unchanged(begun: Begun, fingerprints: Mapping[str, str], options: Mapping[str, object], shown: str) -> None:
@@ -83,25 +92,48 @@ def finished_parts(folder: Storage) -> dict[str, JournalEntry]:
 
 
 def _newest_unfinished(output: Storage, as_of: datetime | None) -> str:
-    unfinished = []
+    unfinished, damaged, older = [], [], []
+    newest = _as_of_current(output)
     for name in output.folders():
         try:
             begun = read_begun(output.folder(name))
-        except ArtifactError:  # named, it would be refused with a reason; unnamed, it is not the one that is meant
+        except ArtifactError as error:
+            damaged.append(error)
             continue
         if begun is None or begun.run_id != name or as_of not in {None, begun.as_of}:
             continue
-        if published_manifest(output, name) is None:
+        if published_manifest(output, name) is not None:
+            continue
+        if as_of is None and newest is not None and begun.as_of < newest:
+            older.append(name)  # finished now, it would take readers back to what was true before
+        else:
             unfinished.append((begun.began, name))
-    if not unfinished:
-        which = "" if as_of is None else f" as of {as_of:%Y-%m-%d %H:%M:%S}"
-        raise NothingToDo(f"no run in {output.shown()}{which} is unfinished", "leave out --resume to start one")
-    return max(unfinished)[1]
+    if unfinished:
+        return max(unfinished)[1]
+    if damaged:
+        raise damaged[0]
+    which = "" if as_of is None else f" as of {as_of:%Y-%m-%d %H:%M:%S}"
+    but = f", but for {', '.join(older)}, as of an earlier time than the published one" if older else ""
+    raise NothingToDo(
+        f"no run in {output.shown()}{which} is unfinished{but}",
+        "leave out --resume to start one" + (", or name the older one with --run-id" if older else ""),
+    )
+
+
+def _as_of_current(output: Storage) -> datetime | None:
+    """Return the as-of time of the newest published run; None where there is none that tells."""
+    run_id = output.pointed(CURRENT)
+    try:
+        manifest = None if run_id is None else published_manifest(output, run_id)
+        return None if manifest is None else datetime.fromisoformat(manifest["as_of"])
+    except (ArtifactError, ConfigError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _refuse_published(config: JobConfig, folder: RunFolder) -> None:
     if published_manifest(folder.output, folder.run_id) is None:
         return
+    folder.storage.remove(folder.storage.names(JOURNAL))  # left where a run was killed after its publication
     if config.resume:
         raise NothingToDo(f"{folder.shown} is published already", "leave out --resume and choose another --run-id")
     raise ConfigError(f"{folder.shown} already holds a published run", "choose another --run-id, or move that run away")

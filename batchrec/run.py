@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from batchrec.worker import Resources
 
 
+_UNPROVEN = "nothing was published; run again, which redoes damaged parts, and report it if it happens again"
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """What a run prints last: where the output is and what became of every user."""
@@ -108,6 +111,8 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
         _check_id_type(users, config)
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+        # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
+        read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = _fingerprints(users, loaded, config)
@@ -119,6 +124,7 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
+        folder.keep_parts({part.record.name for part in parts})
     return _Finished(users, parts, suppression, fingerprints)
 
 
@@ -176,7 +182,7 @@ def _proof(
     )
     try:
         with ThreadPoolExecutor(THREADS) as threads:
-            proof = prove(storage, manifest.as_dict(), evidence, threads.map)
+            proof = prove(storage, manifest.as_dict(), evidence, _UNPROVEN, threads.map)
     except FeatureError as error:
         raise BusyError(
             f"all parts are finished, but seen items could not be read to prove them ({error.problem})",
@@ -191,6 +197,7 @@ def _begin(config: JobConfig, folder: RunFolder, fingerprints: dict[str, str], n
     options = redact_value(config.row_options())
     begun = read_begun(folder.storage)
     if begun is None:
+        folder.clear()
         begin(folder.storage, Begun(folder.run_id, now, _as_of(config), fingerprints, options))
     else:
         check_unchanged(begun, fingerprints, options, folder.shown)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from batchrec.output.storage import Storage
 
 
+_UNPROVEN = "do not use this run; restore its files from a copy, or make it again under another --run-id"
+
+
 @dataclass(frozen=True)
 class _Made:
     """What the manifest says of how the run was made."""
@@ -70,10 +73,15 @@ def verify_published(
     manifest = read_manifest(folder)
     made = _made(folder, manifest)
     evidence = _evidence(made, bundle or made.bundle, feature_repo or made.feature_repo, (*made.suppress, *suppress))
-    return {"run_id": made.run_id, **prove(folder, manifest, evidence)}
+    return {"run_id": made.run_id, **prove(folder, manifest, evidence, _UNPROVEN)}
 
 
 def _evidence(made: _Made, folder: Path, feature_repo: Path, suppress: Sequence[str]) -> Evidence:
+    for place, option in ((folder, "--bundle"), (feature_repo, "--feature-repo")):
+        if not place.is_dir():
+            raise ArtifactError(
+                f"run {made.run_id} was made with {place}, which is not there", f"say with {option} where it is now"
+            )
     bundle = Bundle.open(folder)
     if bundle.fingerprint != made.bundle_fingerprint:
         raise ArtifactError(

@@ -36,7 +36,8 @@ PATIENCE_SECONDS = 300.0
 
 _LOOK_EVERY_SECONDS = 10.0
 _PROCESSES = re.compile(r"processes:([1-9]\d{0,3})")
-_ADDRESS = re.compile(r"(tcp|tls)://[^\s/@]+:\d{1,5}")
+_ADDRESS = re.compile(r"(tcp|tls)://[^\s/@]+:(\d{1,5})")
+_LAST_PORT = 65_535
 
 
 def checked_place(text: str) -> str:
@@ -47,9 +48,13 @@ def checked_place(text: str) -> str:
     ValueError
         It does not.
     """
-    if text == LOCAL or _PROCESSES.fullmatch(text) or _ADDRESS.fullmatch(text):
+    address = _ADDRESS.fullmatch(text)
+    if text == LOCAL or _PROCESSES.fullmatch(text) or (address and int(address[2]) <= _LAST_PORT):
         return text
-    raise ValueError("expected local, processes:N such as processes:4, or tcp://host:port of a Dask scheduler")
+    raise ValueError(
+        "expected local, processes:N such as processes:4 (at most 9999), or tcp://host:port or tls://host:port of a "
+        "Dask scheduler"
+    )
 
 
 def open_cluster(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.connection import connected
@@ -83,14 +85,32 @@ def process_cluster(processes: int, threads: int, folder: Path, memory_limit: in
     # small, so there is nothing to spill.
     memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
     silence = logging.CRITICAL
-    with (
-        dask.config.set({"distributed.admin.tick.limit": "1h", **memory}),
-        loopback_cluster(processes, threads, str(folder), memory_limit or 0, silence) as cluster,
-        Client(cluster) as client,
-    ):
-        _wait_for_workers(client, "of this run")
+    with ExitStack() as opened:
+        opened.enter_context(dask.config.set({"distributed.admin.tick.limit": "1h", **memory}))
+        with _deaf_to_interrupts():
+            cluster = opened.enter_context(
+                loopback_cluster(processes, threads, str(folder), memory_limit or 0, silence)
+            )
+            client = opened.enter_context(Client(cluster))
+            _wait_for_workers(client, "of this run")
         check_agreement(client)
         yield client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all: this one stops them.
+
+    A new process ignores what the process that starts it ignores at that moment.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_agreement(client: Client) -> None:

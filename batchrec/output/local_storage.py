@@ -100,7 +100,10 @@ class LocalStorage:
 
     def exists(self, name: str) -> bool:
         """Tell whether there is such a file."""
-        return (self.root / name).is_file()
+        try:
+            return (self.root / name).is_file()
+        except OSError as error:
+            raise _unreadable(self.root / name, error) from error
 
     def names(self, below: str = "") -> list[str]:
         """Return all files and links, also links to folders, which are not followed."""
@@ -276,4 +279,7 @@ def _remove_empty(folder: Path, top: Path) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> SinkError:
-    return SinkError(f"{path} cannot be read ({error.strerror})", "see that it is a file on a working disk")
+    return SinkError(
+        f"{path} cannot be read ({error.strerror})",
+        "see that it is a file that this user may read",
+    )

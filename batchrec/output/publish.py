@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec.errors import SinkError
+from batchrec.errors import ConfigError, SinkError
 from batchrec.output.atomic import is_temporary
 from batchrec.output.journal import BEGUN, JOURNAL
 from batchrec.output.location import CURRENT, check_run_id
 from batchrec.output.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from batchrec.output.record import is_part
-from batchrec.output.storage import is_url, open_storage
+from batchrec.output.storage import is_url, local_path, open_storage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractContextManager
 
     from batchrec.output.storage import Storage
@@ -99,6 +100,28 @@ class RunFolder:
         self.storage.remove(left)
         self.output.unstage_pointer(CURRENT, self.run_id)
 
+    def clear(self) -> None:
+        """Remove all that earlier runs of this name left: a run that begins anew shares nothing with them.
+
+        Raises
+        ------
+        SinkError
+            A file could not be removed.
+        """
+        in_use = WORK if self.output.is_local else ""
+        left = [name for name in self.storage.names() if not in_use or name.split("/", 1)[0] != in_use]
+        self.storage.remove([name for name in left if _is_own(name)])
+
+    def keep_parts(self, names: Collection[str]) -> None:
+        """Remove part files that are none of the run's: readers take every part of the folder for one.
+
+        Raises
+        ------
+        SinkError
+            A file could not be removed.
+        """
+        self.storage.remove([name for name in self.storage.names() if is_part(name) and name not in names])
+
     def publish(self, manifest: Manifest) -> None:
         """Complete the run folder, then move ``current`` to it in one step.
 
@@ -176,8 +199,10 @@ def published_manifest(output: Storage, run_id: str) -> dict[str, Any] | None:
 def open_run(place: str | os.PathLike[str]) -> Storage:
     """Open a run folder by its path or URL, or by that of the pointer ``current``, which is followed once, here."""
     text = os.fspath(place).rstrip("/")
+    if not text:
+        raise ConfigError("the run is given as an empty text", "name the folder of a published run")
     if not is_url(text):
-        return open_storage(Path(text).resolve())
+        return open_storage(local_path(text).resolve())
     parent, _, name = text.rpartition("/")
     target = open_storage(parent).pointed(CURRENT) if name == CURRENT else None
     return open_storage(text if target is None else f"{parent}/{check_run_id(target)}")

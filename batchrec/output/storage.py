@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from batchrec.errors import ConfigError
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
-    from pathlib import Path
 
 # Path("s3://bucket") keeps one slash only, so one is enough to tell a URL.
+_FILE = "file:/"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -155,8 +157,13 @@ class Storage(Protocol):
 
 
 def is_url(text: str) -> bool:
-    """Tell whether an option names something by URL."""
-    return _URL.match(text) is not None
+    """Tell whether an option names something by URL, other than a file of this machine."""
+    return _URL.match(text) is not None and not text.startswith(_FILE)
+
+
+def local_path(text: str) -> Path:
+    """Return the path that a local option names, ``file:`` and ``~`` resolved."""
+    return Path(unquote(urlsplit(text).path) if text.startswith(_FILE) else text).expanduser()
 
 
 def open_storage(place: str | os.PathLike[str]) -> Storage:
@@ -171,7 +178,7 @@ def open_storage(place: str | os.PathLike[str]) -> Storage:
     if not is_url(text):
         from batchrec.output.local_storage import LocalStorage
 
-        return LocalStorage(text)
+        return LocalStorage(local_path(text))
     from batchrec.output.object_storage import ObjectStorage
 
     try:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from batchrec.errors import ArtifactError, GateError
 from batchrec.hashing import IdFingerprint
 from batchrec.output.manifest import MANIFEST
+from batchrec.output.record import is_part
 from batchrec.output.sums import check_part_file, part_records
 from batchrec.schema import USER_ID, Source
 from batchrec.verify.checks import CHECKS, Expectation, check_part, counts_by_status
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
-RUN_CHECKS = ("sums", "part_order", "user_ids", "status_counts")
+RUN_CHECKS = ("sums", "unlisted_parts", "part_order", "user_ids", "status_counts")
 """Checks of a run as a whole, beside those of :data:`~batchrec.verify.checks.CHECKS`.
 
 - ``sums``: parts that are missing, unreadable, or of other bytes, SHA-256 or rows than the manifest says.
+- ``unlisted_parts``: part files in the folder that the manifest does not name, which readers would take for the run's.
 - ``part_order``: parts whose first user id does not come after the last one of the part before.
 - ``user_ids``: 1 where the users of the run are not those that came in, in layout ``list``.
 - ``status_counts``: statuses that the manifest counts otherwise than the rows, in layout ``list``.
@@ -80,7 +82,9 @@ class Finding(NamedTuple):
     items: int
 
 
-def prove(storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, each: Each = map) -> dict[str, Any]:
+def prove(
+    storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, remedy: str, each: Each = map
+) -> dict[str, Any]:
     """Read a run again and see that everything it promises holds.
 
     Parameters
@@ -91,6 +95,8 @@ def prove(storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, eac
         As it is published, or about to be.
     evidence
         What the rows are held against.
+    remedy
+        What to do where something does not hold.
     each
         Applies the check of one part to all; ``map`` unless parts are to be read side by side.
 
@@ -111,9 +117,11 @@ def prove(storage: Storage, manifest: Mapping[str, Any], evidence: Evidence, eac
     whole = _Whole(manifest)
     for finding in each(check, records):
         whole.add(finding)
-    violations = whole.violations()
+    listed = {record.name for record in records}
+    unlisted = [name for name in storage.names() if is_part(name) and name not in listed]
+    violations = whole.violations() | {"unlisted_parts": len(unlisted)}
     if any(violations.values()):
-        raise _violated(storage, violations, whole.damages)
+        raise _violated(storage, violations, whole.damages, remedy)
     rows = sum(record.rows for record in records)
     return {"checks": violations, "parts": len(records), "rows": rows, "list_items": whole.items}
 
@@ -219,10 +227,10 @@ def _one_of(value: object, *words: Any) -> Any:
     return value
 
 
-def _violated(storage: Storage, violations: Mapping[str, int], damages: list[str]) -> GateError:
+def _violated(storage: Storage, violations: Mapping[str, int], damages: list[str], remedy: str) -> GateError:
     found = ", ".join(f"{name} {count:,}" for name, count in violations.items() if count)
     first = f"; {damages[0]}" if damages else ""
     return GateError(
         f"{storage.shown()} does not hold what it promises: violations by check are {found}{first}",
-        "do not publish or use this run; run again, which redoes damaged parts, and report it if it happens again",
+        remedy,
     )
