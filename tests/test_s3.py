@@ -70,6 +70,7 @@ def test_users_on_s3(world, batchrec, s3, tmp_path, undisturbed):
     assert found == undisturbed
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(world, batchrec, output, undisturbed, monkeypatch):
     process = start(world, output)
     storage = open_storage(f"{output}/night")
@@ -99,6 +100,7 @@ def test_killed_and_gone_on_with(world, batchrec, output, undisturbed, monkeypat
     assert [name for name in found if "lock" in name or "_journal" in name or name.endswith(".tmp")] == []
 
 
+@pytest.mark.slow
 def test_terminated_writers_let_go_of_the_lease(world, batchrec, output, undisturbed):
     process = start(world, output)
     storage = open_storage(f"{output}/night")
@@ -124,6 +126,7 @@ def test_a_store_that_is_not_there(world, batchrec, s3):
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_no_secret_is_told(world, s3, output, undisturbed):
     """Neither in what a run says, nor in what it writes; also not where the URL itself carries the keys."""
     key, secret = s3["AWS_ACCESS_KEY_ID"], s3["AWS_SECRET_ACCESS_KEY"]

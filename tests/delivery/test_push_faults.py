@@ -30,6 +30,7 @@ def entries(output):
     return sorted(path.name for path in output.glob(".pushed/*/part-*.json"))
 
 
+@pytest.mark.slow
 def test_redis_goes_away_and_comes_back(batchrec, tmp_path, redis):
     """Redis' client itself tries for some ten seconds each of our three times."""
     lists = invented(USERS)
@@ -55,6 +56,7 @@ def test_redis_goes_away_and_comes_back(batchrec, tmp_path, redis):
     assert redis.client.dbsize() == len(lists)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_the_push_itself_is_stopped(batchrec, tmp_path, sign):
     lists = invented(USERS)
@@ -77,6 +79,7 @@ def test_the_push_itself_is_stopped(batchrec, tmp_path, sign):
     assert online(repo, list(USERS)) == lists
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told(tmp_path):
     import psutil
 
@@ -92,6 +95,7 @@ def test_a_process_that_dies_is_told(tmp_path):
     assert "a process that pushes rows died" in err
 
 
+@pytest.mark.slow
 def test_a_run_on_an_object_store(batchrec, tmp_path, s3):
     lists = invented(range(300))
     repo = make_repo(tmp_path / "repo")
@@ -124,6 +128,7 @@ def test_a_run_that_pushes_itself(world, batchrec, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_run_whose_push_fails_is_published(world, batchrec, tmp_path):
     import shutil
 

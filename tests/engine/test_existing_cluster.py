@@ -51,6 +51,7 @@ def make_another(bundle):
     write_format(bundle, described, files)
 
 
+@pytest.mark.slow
 def test_a_changed_bundle_at_the_same_place_is_read_anew(world, batchrec, cluster, tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(world.bundle, bundle)
@@ -66,6 +67,7 @@ def test_a_changed_bundle_at_the_same_place_is_read_anew(world, batchrec, cluste
     assert found[1] == found[2] != found[0]
 
 
+@pytest.mark.slow
 def test_users_are_lent_to_the_workers_by_an_object_store(world, batchrec, s3, cluster, tmp_path):
     """The workers know the store by what they were started with, as on any cluster."""
     url = f"s3://{BUCKET}/lent"

@@ -27,6 +27,7 @@ def slow(number):
     return number
 
 
+@pytest.mark.slow
 def test_a_number_that_kills_every_worker_ends_the_run(tmp_path):
     told = "one and the same partition took down 4 Dask workers"
     with (
@@ -37,6 +38,7 @@ def test_a_number_that_kills_every_worker_ends_the_run(tmp_path):
         list(as_they_finish(client, kills_its_worker, range(10)))
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_come_back_are_not_waited_for_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(engine, "_LOOK_EVERY_SECONDS", 0.2)

@@ -59,7 +59,11 @@ def test_killed_at_thirty_random_moments(world, batchrec, tmp_path, undisturbed,
 
 
 @pytest.mark.parametrize(
-    ("sign", "code", "word"), [(signal.SIGTERM, 75, "terminated"), (signal.SIGINT, 130, "interrupted")]
+    ("sign", "code", "word"),
+    [
+        (signal.SIGTERM, 75, "terminated"),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_in_the_middle(world, batchrec, tmp_path, undisturbed, sign, code, word):
     process = start(world, tmp_path)
@@ -79,6 +83,7 @@ def test_stopped_in_the_middle(world, batchrec, tmp_path, undisturbed, sign, cod
     assert parts(tmp_path / "current") == undisturbed
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_made_again(world, batchrec, tmp_path, undisturbed):
     process = start(world, tmp_path)
     wait_for(lambda: len(list((tmp_path / "night" / "_journal").glob("part-*.json"))) >= 4, process)

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faults.support import args, ended, is_published, parts, start, wait_for
 
 
@@ -55,6 +57,7 @@ def test_an_older_run_is_not_gone_on_with_by_chance(world, batchrec, tmp_path):
     assert str((output / "current").readlink()) == "tuesday"
 
 
+@pytest.mark.slow
 def test_a_damaged_beginning_is_told_when_resuming(world, batchrec, tmp_path):
     process = start(world, tmp_path)
     wait_for(lambda: (tmp_path / "night" / "_journal" / "part-00001.json").exists(), process)
@@ -76,6 +79,7 @@ def test_a_published_run_whose_summary_nobody_reads_has_not_failed(world, tmp_pa
     assert told["run_id"] == "night"
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_stops_no_run(world, tmp_path):
     reading, writing = os.pipe()
     process = start(world, tmp_path, stderr=writing)
@@ -100,6 +104,7 @@ def test_verified_from_another_folder(world, batchrec, tmp_path, monkeypatch):
     assert f"was made with {tmp_path / 'moved'}, which is not there: say with --bundle where it is now" in said.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_worker_processes_says_one_sentence(world, tmp_path):
     process = start(world, tmp_path, "--cluster=processes:1", start_new_session=True)
     wait_for(lambda: (tmp_path / "night" / "_journal" / "begun.json").exists(), process)
@@ -111,6 +116,7 @@ def test_ctrl_c_with_worker_processes_says_one_sentence(world, tmp_path):
     assert err.splitlines()[-1] == "batchrec: interrupted, a run that had begun can be gone on with --resume"
 
 
+@pytest.mark.slow
 def test_closed_standard_error(world, tmp_path):
     line = [sys.executable, "-m", "batchrec", *args(world, tmp_path)]
     done = subprocess.run(

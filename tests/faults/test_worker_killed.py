@@ -77,6 +77,7 @@ def test_killed_workers_cost_nothing_but_time(world, tmp_path, alone):
     assert parts(tmp_path / "out" / "current") == alone
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_dies_can_be_gone_on_without(world, tmp_path, alone, batchrec_once):
     with dask_cluster(tmp_path / "cluster") as cluster:
         process = command(*args(world, tmp_path / "out", f"--cluster={cluster.address}"))
@@ -98,6 +99,7 @@ def test_a_scheduler_that_dies_can_be_gone_on_without(world, tmp_path, alone, ba
     assert unchanged == {name: (tmp_path / "out" / "night" / f"{name}.parquet").stat().st_mtime_ns for name in before}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75)])
 def test_worker_processes_do_not_outlive_their_run(world, tmp_path, number, code):
     process = command(*args(world, tmp_path, "--cluster=processes:2"))
