@@ -9,6 +9,8 @@ from typing import Any
 
 from distributed import Nanny, Scheduler, SpecCluster, Worker
 
+from batchrec.models.threads import cores
+
 PROTOCOL = "inproc://"
 LOOPBACK = "127.0.0.1"
 
@@ -75,6 +77,7 @@ def loopback_cluster(processes: int, threads: int, folder: str, memory_limit: in
         "local_directory": folder,
         "dashboard": False,
         "silence_logs": log_level,
+        "env": {"OMP_NUM_THREADS": str(max(1, cores() // processes))},  # the cores are shared out, none twice
     }
     return SpecCluster(
         scheduler={"cls": PortlessScheduler, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}},

@@ -84,9 +84,11 @@ def process_cluster(processes: int, threads: int, folder: Path, memory_limit: in
     # A worker that pauses near its limit would wait for ever where models and items alone are that large. Results are
     # small, so there is nothing to spill.
     memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
+    # Dask would set OMP_NUM_THREADS to 1, in this process too.
+    threads_of_libraries: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
     silence = logging.CRITICAL
     with ExitStack() as opened:
-        opened.enter_context(dask.config.set({"distributed.admin.tick.limit": "1h", **memory}))
+        opened.enter_context(dask.config.set({"distributed.admin.tick.limit": "1h", **memory, **threads_of_libraries}))
         with _deaf_to_interrupts():
             cluster = opened.enter_context(
                 loopback_cluster(processes, threads, str(folder), memory_limit or 0, silence)

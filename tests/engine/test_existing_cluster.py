@@ -1,6 +1,7 @@
 """A run on a Dask cluster whose scheduler and workers are processes of their own."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -82,9 +83,11 @@ def test_users_are_lent_to_the_workers_by_an_object_store(world, batchrec, s3, c
 
 
 def test_worker_processes_of_its_own(world, batchrec, tmp_path):
+    threads = os.environ.get("OMP_NUM_THREADS")
     args = (SIZE, "--run-id=r", "--memory-limit=4GB")
     said = batchrec(*world.args(tmp_path / "a", *args, "--cluster=processes:1"))
     assert said.code == 0, said.err
     assert len(said.err.splitlines()) < 8, said.err
+    assert os.environ.get("OMP_NUM_THREADS") == threads, "what is set for workers is not set for this process"
     assert batchrec(*world.args(tmp_path / "b", *args)).code == 0
     assert parts(tmp_path / "a" / "r") == parts(tmp_path / "b" / "r")
