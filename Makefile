@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
-## make test-slow    the tests marked slow: real data, up to half an hour
+## make test-slow    the tests marked slow: real data and long faults, about an hour
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
