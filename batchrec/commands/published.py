@@ -1,59 +1,15 @@
-"""The commands that deal with published runs, and what all commands share; :mod:`batchrec.cli` registers them."""
+"""Commands that deal with published runs."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-Suppress = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Parquet file with a column item_id or user_id: these items are taken out of every list, these users get "
-        "no row. Read when all lists are made. May be given several times.",
-        show_default="none",
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", show_default="off")]
-
-_STOPPED = ["a run that had begun can be gone on with --resume"]
-
-
-def when_stopped(words: str) -> None:
-    """Set what is said should the command be stopped from outside from here on."""
-    _STOPPED.append(words)
-
-
-def stopped_words() -> str:
-    """Return what is to be said when the command is stopped from outside."""
-    return _STOPPED[-1]
-
-
-def print_summary(summary: dict[str, Any]) -> None:
-    """Print one JSON line, the last of standard output; to standard error where nobody can read that.
-
-    What the command was to do is done by now, so this is no failure.
-    """
-    try:
-        print(json.dumps(summary), flush=True)
-    except OSError as error:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
-        print(f"batchrec: standard output is gone ({error.strerror}): {json.dumps(summary)}", file=sys.stderr)
-
-
-def console() -> Console:
-    """Return where tables go: as wide as the terminal, 100 columns off one, nowhere if standard output is closed."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
+from batchrec.commands.common import Debug, Suppress, console, print_summary, when_stopped
 
 
 def verify(
@@ -139,3 +95,24 @@ def push(
 
     options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample)
     print_summary(asdict(push_run(run, options)))
+
+
+def evaluate(
+    runs: Annotated[list[str], typer.Argument(help="Published runs, or output/current.")],
+    holdout: Annotated[Path, typer.Option(help="Parquet file of held-out interactions.")],
+    interactions: Annotated[Path, typer.Option(help="Parquet file of the interactions trained on.")],
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file whose item_id is the catalogue.", show_default="items of the interactions"),
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Places of a list that count.")] = 10,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the users.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Score runs against held-out interactions, with popularity beside them."""
+    from batchrec.evaluate.compare import evaluate_runs
+
+    report = evaluate_runs(runs, holdout, interactions, k, resamples, seed, items)
+    console().print(report.to_table())
+    print(json.dumps(json.loads(report.to_json())))

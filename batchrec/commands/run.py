@@ -1,0 +1,177 @@
+"""The command that makes a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from batchrec.commands.common import Debug, Suppress, print_summary, when_stopped
+
+
+class Layout(StrEnum):
+    """Row layout of the output."""
+
+    LIST = "list"
+    LONG = "long"
+
+
+class RankBy(StrEnum):
+    """What gives the relevance."""
+
+    RANKER = "ranker"
+    RETRIEVAL = "retrieval"
+
+
+class Fallback(StrEnum):
+    """What users without features get."""
+
+    POPULARITY = "popularity"
+    NONE = "none"
+
+
+def run(
+    users: Annotated[
+        str | None,
+        typer.Option(
+            help="Parquet file, directory, glob or fsspec URL with the ids of the users to serve.",
+            show_default="none; required here, as a variable or in the job file",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the trained models.",
+            show_default="none; required here, as a variable or in the job file",
+        ),
+    ] = None,
+    feature_repo: Annotated[
+        Path | None, typer.Option(help="Feast repository that has been applied.", show_default="feature_repo")
+    ] = None,
+    user_id_column: Annotated[
+        str | None, typer.Option(help="Column of the users file that holds the ids.", show_default="user_id")
+    ] = None,
+    keep_columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of the users file to carry to the output rows, separated by commas; of a repeated user the "
+            "row that sorts first by them counts, in the order given, nulls last.",
+            show_default="none",
+        ),
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Time as of which features are read, ISO 8601, UTC unless it says otherwise.", show_default="now"
+        ),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Items that retrieval offers the ranker, a user.", show_default="100")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Items a list.", show_default="10")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Factor on the relevance in softmax sampling; inf for plain sorting.", show_default="20.0"),
+    ] = None,
+    rank_by: Annotated[RankBy | None, typer.Option(help="What gives the relevance.", show_default="ranker")] = None,
+    fallback: Annotated[
+        Fallback | None, typer.Option(help="What users without any features get.", show_default="popularity")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", show_default="0")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder of all runs, a local path or a URL that fsspec knows.", show_default="output"),
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run's folder.", show_default="the as-of time")] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume",
+            help="Go on with an unfinished run: the one that --run-id names, otherwise the newest.",
+            show_default="off",
+        ),
+    ] = None,
+    users_per_partition: Annotated[
+        int | None, typer.Option(help="Users that are computed together, one part file.", show_default="10000")
+    ] = None,
+    layout: Annotated[
+        Layout | None, typer.Option(help="One row a user (list) or one row an item (long).", show_default="list")
+    ] = None,
+    suppress: Suppress = None,
+    max_failed_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the users, 0 to 1, whose features may fail to be read before nothing is published.",
+            show_default="0.0",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Read the part files again and prove them before they are published; --no-verify leaves it out.",
+            show_default="verify",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where partitions are computed: local, in this process; processes:N, in N worker processes on this "
+            "machine; tcp://host:port or tls://host:port, by the workers of an existing Dask cluster.",
+            show_default="local",
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Bytes, or a size such as 4GB, that one process may hold: sorting the users takes half of it "
+            "and the rest of the sort goes to disk, and a process of processes:N that exceeds it is replaced.",
+            show_default="512 MB for sorting, no other bound",
+        ),
+    ] = None,
+    push: Annotated[
+        bool | None,
+        typer.Option(
+            "--push", help="Push the lists into the online store once the run is published.", show_default="off"
+        ),
+    ] = None,
+    push_view: Annotated[
+        str | None,
+        typer.Option(help="Name of the feature view to push into.", show_default="user_recommendations"),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Job file: TOML with any of these options; flags and BATCHREC_* variables win.", show_default="none"
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a list for every user and publish them as one run."""
+    flags = {name: value for name, value in locals().items() if name not in {"config", "debug"}}
+    from batchrec.config import load_config
+
+    job = load_config({name: _plain(value) for name, value in flags.items()}, config)
+    from batchrec.run import run as run_job
+
+    summary = asdict(run_job(job))
+    try:
+        when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+        from batchrec.delivery.after_run import after_run
+
+        summary |= after_run(job, summary["run_id"], summary["users_per_second"])
+    finally:
+        print_summary(summary)
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, StrEnum) else value
