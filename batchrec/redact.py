@@ -56,6 +56,9 @@ _AUTHORIZATION = re.compile(
 )
 _NAME = re.compile(rf"{_NAMES} $", re.VERBOSE | re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$", re.IGNORECASE)
+_END_OF_QUOTE = re.compile(r"""["'<>`] (?= [)\]},:;.\\]{0,8} (?: ["'<>`] | $ ) )""", re.VERBOSE)
+"""A quote that ends something: another stands behind it, or nothing. A password may hold one in its middle."""
+
 _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 """What stands before the @ of these is a place, such as ``abfss://container@account``."""
 
@@ -138,7 +141,7 @@ def _end_of_user_information(piece: str, scheme: str) -> int:
         What stands before it.
     """
     word = piece.split(maxsplit=1)[0] if piece and not piece[0].isspace() else ""
-    unquoted = re.split("[\"'<>`]", word, maxsplit=1)[0]
+    unquoted = _END_OF_QUOTE.split(word, maxsplit=1)[0]
     authority = re.split("[/?#]", unquoted, maxsplit=1)[0]
     host, colon, port = authority.partition(":")
     if "@" in authority:

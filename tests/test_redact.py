@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from unittest.mock import patch
 from urllib.parse import quote
@@ -108,6 +109,14 @@ PLACES = [
     (WORD, lambda secret: f"user=me password={secret} host=db"),
     (WORD, lambda secret: f"refused (token: {secret})"),
 ]
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("secret", ["@000000'", "11@22'33@44'55@66", '@"0000000', "@00'/00'00"])
+def test_a_password_with_an_at_before_a_quote(place, secret):
+    _, write = PLACES[place]
+    assert redact(write(secret)).count("***") == 1
+    assert not any(piece in redact(write(secret)) for piece in re.split("[@'\"]", secret) if piece)
 
 
 @pytest.mark.parametrize("place", range(len(PLACES)))
