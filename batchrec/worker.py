@@ -17,7 +17,7 @@ from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
-from batchrec.models.serving import QueryTower, as_pair_scorer, load_model, ranking_algebra
+from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ranking_algebra
 from batchrec.models.threads import set_up_arrow
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
@@ -341,7 +341,7 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
     )
     ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
     return Line(
-        query_tower=QueryTower(
+        query_tower=query_tower(
             load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
             described.embedding_dimension,
         ),

@@ -10,23 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from batchrec.models.keras_graph import Layer, graph_of, layers_of, sources, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    import numpy as np
     import numpy.typing as npt
 
     from batchrec.models.ranker import RankerShape
 
     Floats = npt.NDArray[np.float32]
-    Layer = dict[str, Any]
-
-NAMED = frozenset({"InputLayer", "Embedding", "Dense", "LayerNormalization"})
-"""Layers whose names count: by these, inputs and weights are found."""
-
-IRRELEVANT = frozenset({"name", "trainable", "rate", "seed", "input_dim"})
-"""Settings without effect on a trained model's output; likewise all initializers, regularizers and constraints."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ def take_apart(model: Any) -> Dlrm | None:
     from batchrec.models.ranker import build_ranker
 
     shape = _shape_of(model)
-    if shape is None or _graph(model) != _graph(build_ranker(shape)):
+    if shape is None or graph_of(model.get_config()) != graph_of(build_ranker(shape).get_config()):
         return None
     return _parts(model, shape)
 
@@ -102,8 +94,8 @@ def _shape_of(model: Any) -> RankerShape | None:
     from batchrec.models.ranker import ITEM_CODE, ITEM_EMBEDDING, RankerShape
 
     try:
-        layers = {layer["name"]: layer for layer in model.get_config()["layers"]}
-        vectors = [_input_below(name, layers) for name in _sources(layers["interaction"])]
+        layers = layers_of(model.get_config())
+        vectors = [_input_below(name, layers) for name in sources(layers["interaction"])]
         codes = [name for name in vectors if f"embed_{name}" in layers]
         split = codes.index(ITEM_CODE)
         units = [layers[name]["config"]["units"] for name in map("top_{}".format, range(len(layers))) if name in layers]
@@ -120,16 +112,9 @@ def _shape_of(model: Any) -> RankerShape | None:
         return None  # whatever does not read like a ranker is none
 
 
-def _sources(layer: Layer) -> list[str]:
-    """Names of the layers that a layer, used once, reads."""
-    names: list[str] = []
-    _replace_tensors(layer["inbound_nodes"][0], lambda history: names.append(history[0]))
-    return names
-
-
 def _input_below(name: str, layers: dict[str, Layer]) -> str:
     """Follow first inputs down to the model's input."""
-    while below := layers[name]["inbound_nodes"] and _sources(layers[name]):
+    while below := layers[name]["inbound_nodes"] and sources(layers[name]):
         name = below[0]
     return name
 
@@ -137,53 +122,8 @@ def _input_below(name: str, layers: dict[str, Layer]) -> str:
 def _dense_inputs(side: str, layers: dict[str, Layer]) -> tuple[str, ...]:
     if f"bottom_{side}_hidden" not in layers:
         return ()
-    (stack,) = _sources(layers[f"bottom_{side}_hidden"])
-    return tuple(_sources(layers[stack]))
-
-
-def _graph(model: Any) -> list[Any]:
-    """Write a functional model's graph so that equal graphs are equal: in the order of a walk from the output."""
-    config = model.get_config()
-    layers = {layer["name"]: layer for layer in config["layers"]}
-    numbers: dict[tuple[str, int, int], int] = {}
-    graph: list[Any] = []
-
-    def visit(history: Any) -> int:
-        key = tuple(history)
-        if key not in numbers:
-            layer = layers[key[0]]
-            nodes = layer["inbound_nodes"]
-            reads = _replace_tensors(nodes[key[1]], visit) if nodes else None
-            graph.append((_kind(layer), reads, key[2]))
-            numbers[key] = len(graph) - 1
-        return numbers[key]
-
-    # One output stands there bare, several in a list; a model of several is no ranker and differs in any case.
-    outputs = config["output_layers"]
-    for history in [outputs] if isinstance(outputs[0], str) else outputs:
-        visit(history)
-    return graph
-
-
-def _kind(layer: Layer) -> tuple[Any, ...]:
-    name = layer["name"] if layer["class_name"] in NAMED else None
-    settings = {
-        key: value
-        for key, value in layer["config"].items()
-        if key not in IRRELEVANT and not key.endswith(("_initializer", "_regularizer", "_constraint"))
-    }
-    return layer["module"], layer["class_name"], layer["registered_name"], name, settings
-
-
-def _replace_tensors(value: Any, visit: Callable[[Any], Any]) -> Any:
-    """Copy nested arguments of a layer with every tensor in them replaced by what ``visit`` makes of its origin."""
-    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        return visit(value["config"]["keras_history"])
-    if isinstance(value, dict):
-        return {key: _replace_tensors(inner, visit) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_replace_tensors(inner, visit) for inner in value]
-    return value
+    (stack,) = sources(layers[f"bottom_{side}_hidden"])
+    return tuple(sources(layers[stack]))
 
 
 def _parts(model: Any, shape: RankerShape) -> Dlrm:
@@ -197,16 +137,16 @@ def _parts(model: Any, shape: RankerShape) -> Dlrm:
     return Dlrm(
         user=_side(model, "user", user_codes, shape.user_dense, QUERY_EMBEDDING, user_places),
         item=_side(model, "item", item_codes, shape.item_dense, ITEM_EMBEDDING, item_places),
-        top=tuple((weights[0], weights[1]) for weights in (_weights(model, name) for name in tops)),
-        retrieval_scale=_weights(model, "retrieval_scale")[0][0, 0],
+        top=tuple((weights[0], weights[1]) for weights in (weights_of(model, name) for name in tops)),
+        retrieval_scale=weights_of(model, "retrieval_scale")[0][0, 0],
     )
 
 
 def _side(model: Any, side: str, codes: list[str], dense: tuple[str, ...], embedding: str, places: list[int]) -> Side:
-    bottom = [*_weights(model, f"bottom_{side}_hidden"), *_weights(model, f"bottom_{side}")] if dense else []
-    scale, offset = _weights(model, f"norm_{embedding}")
+    bottom = [*weights_of(model, f"bottom_{side}_hidden"), *weights_of(model, f"bottom_{side}")] if dense else []
+    scale, offset = weights_of(model, f"norm_{embedding}")
     return Side(
-        tables={name: _weights(model, f"embed_{name}")[0] for name in codes},
+        tables={name: weights_of(model, f"embed_{name}")[0] for name in codes},
         dense=dense,
         bottom=tuple(bottom),
         embedding=embedding,
@@ -214,7 +154,3 @@ def _side(model: Any, side: str, codes: list[str], dense: tuple[str, ...], embed
         epsilon=float(model.get_layer(f"norm_{embedding}").epsilon),
         places=tuple(places),
     )
-
-
-def _weights(model: Any, layer: str) -> list[Floats]:
-    return [np.ascontiguousarray(weight, np.float32) for weight in model.get_layer(layer).get_weights()]

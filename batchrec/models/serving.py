@@ -18,6 +18,8 @@ from batchrec.models.backend import import_keras
 from batchrec.models.dlrm import take_apart
 from batchrec.models.ranking_algebra import RankingAlgebra
 from batchrec.models.threads import set_up_tensorflow, turn
+from batchrec.models.tower_algebra import TowerAlgebra
+from batchrec.models.tower_parts import take_tower_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +118,22 @@ def ranking_algebra(ranker: Model, users: set[str], items: Arrays) -> RankingAlg
     if parts is None or parts.user.inputs != users or parts.item.inputs != items.keys():
         return None
     return RankingAlgebra(parts, items)
+
+
+def query_tower(model: Model, dimension: int) -> TowerAlgebra | QueryTower:
+    """Return the query tower over any number of users, by its algebra if it is the project's own.
+
+    Parameters
+    ----------
+    model
+        The tower.
+    dimension
+        d, of query embeddings.
+    """
+    parts = take_tower_apart(model.keras) if model.keras is not None else None
+    if parts is None or parts.items.shape[1] != dimension:
+        return QueryTower(model, dimension)
+    return TowerAlgebra(parts)
 
 
 class QueryTower:

@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 ITEM_BATCH = 8192
 
 
+ITEM_TABLE = "item_embeddings"
+"""Name of the layer that holds a finished embedding a catalogue position, behind the zero vector of the padding."""
+
+
+def serving_model(towers: TwoTower) -> keras.Model:
+    """Build the query tower that reads histories of item codes (n, L) int32; its item table is not filled yet."""
+    shape = towers.shape
+    table = keras.layers.Embedding(shape.n_items + 1, shape.dimension, name=ITEM_TABLE, trainable=False)
+    history = keras.Input((shape.history,), dtype="int32", name=HISTORY)
+    user = {name: keras.Input((), dtype="int32", name=name) for name in shape.user_vocabularies}
+    user |= {name: keras.Input((), name=name) for name in shape.user_dense}
+    states = towers.read_history({"items": table(history), "filled": history > 0})
+    parts = {"state": states[:, -1]}
+    if towers.read_user is not None:
+        parts["user"] = towers.read_user(user)
+    return keras.Model({HISTORY: history} | user, towers.finish(parts), name="query_tower")
+
+
 class ServingTower:
     """The query tower of a :class:`TwoTower`, from histories of item codes instead of item embeddings.
 
@@ -36,17 +54,8 @@ class ServingTower:
     def __init__(self, towers: TwoTower, catalogue: Columns) -> None:
         self.towers, self.catalogue = towers, catalogue
         shape = towers.shape
-        self._table = keras.layers.Embedding(
-            shape.n_items + 1, shape.dimension, name="item_embeddings", trainable=False
-        )
-        history = keras.Input((shape.history,), dtype="int32", name=HISTORY)
-        user = {name: keras.Input((), dtype="int32", name=name) for name in shape.user_vocabularies}
-        user |= {name: keras.Input((), name=name) for name in shape.user_dense}
-        states = towers.read_history({"items": self._table(history), "filled": history > 0})
-        parts = {"state": states[:, -1]}
-        if towers.read_user is not None:
-            parts["user"] = towers.read_user(user)
-        self.model = keras.Model({HISTORY: history} | user, towers.finish(parts), name="query_tower")
+        self.model = serving_model(towers)
+        self._table = self.model.get_layer(ITEM_TABLE)
         self._embed = QueryTower(lambda inputs: np.asarray(self.model.predict_on_batch(dict(inputs))), shape.dimension)
         self.item_embeddings = np.zeros((shape.n_items, shape.dimension), np.float32)
 

@@ -9,6 +9,7 @@ there are.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,28 @@ def set_up_tensorflow() -> None:
         tf.config.threading.set_inter_op_parallelism_threads(cores())
 
 
+BLOCKS_STAY_BELOW = 4 * 1024**2
+"""Bytes of the largest array that a piece of work makes again and again, about."""
+
+_KEPT = 64 * 1024**2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's ``mallopt``."""
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed arrays for the next ones.
+
+    By default it gives those of 128 kB and more back to the system, whose pages must then be cleared and mapped anew
+    for every block: half of the time of a block (docs/decisions/015-tower-algebra.md). Other C libraries than glibc are
+    left as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, BLOCKS_STAY_BELOW)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
+    _keep_freed_memory()
     return ThreadPoolExecutor(cores(), thread_name_prefix="compute")
