@@ -23,9 +23,10 @@ help:
 demo: $(INSTALLED)
 	@jobs/demo.sh
 
-## make test         the test suite, without the tests marked slow
+## make test         the test suite, without the tests marked slow; PROCESSES=1 for one process in place of two
+PROCESSES ?= 2
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) --dist loadfile
 
 ## make test-slow    the tests marked slow: real data and long faults, about an hour
 test-slow: $(INSTALLED)

@@ -155,21 +155,16 @@ def _models(
     random: np.random.Generator,
 ) -> tuple[Any, Any]:
     """Make the project's own query tower and ranker, of random weights."""
-    keras = import_keras()
+    import_keras()
     from batchrec.models.ranker import RankerShape, build_ranker
-    from batchrec.models.towers import TowerShape, feature_encoder, history_encoder, query_head
+    from batchrec.models.serving_tower import ITEM_TABLE, serving_model
+    from batchrec.models.tower_training import TwoTower
+    from batchrec.models.towers import TowerShape
 
     sizes = {one["name"]: one["vocabulary_size"] for one in tower_inputs if one["kind"] == "categorical"}
-    shape = TowerShape(len(embeddings), sizes, {}, USER_DENSE, (), DIMENSION, HISTORY)
-    history = keras.Input((HISTORY,), dtype="int32", name="history")
-    user = {name: keras.Input((), dtype="int32", name=name) for name in sizes}
-    user |= {name: keras.Input((), name=name) for name in USER_DENSE}
-    table = keras.layers.Embedding(len(embeddings) + 1, DIMENSION, name="items")
-    states = history_encoder(shape)({"items": table(history), "filled": history > 0})
-    encoded = feature_encoder("user", sizes, USER_DENSE, DIMENSION)(user)
-    query = query_head(shape, with_features=True)({"state": states[:, -1], "user": encoded})
-    tower = keras.Model({"history": history} | user, query, name="query_tower")
-    table.set_weights([np.concatenate([np.zeros((1, DIMENSION), np.float32), embeddings])])
+    tower = serving_model(TwoTower(TowerShape(len(embeddings), sizes, {}, USER_DENSE, (), DIMENSION, HISTORY)))
+    table = np.concatenate([np.zeros((1, DIMENSION), np.float32), embeddings])
+    tower.get_layer(ITEM_TABLE).set_weights([table])
 
     user_sizes, item_sizes = (
         {one["name"]: one["vocabulary_size"] for one in side if one["kind"] == "categorical"} for side in (users, items)
