@@ -19,6 +19,7 @@ from batchrec.errors import FeatureError
 from batchrec.features.connection import feast_call, resolved
 from batchrec.features.dtypes import parse_type
 from batchrec.features.entities import checked_ids, distinct_pairs, timestamps
+from batchrec.features.feast_import import import_feast
 from batchrec.features.join import join
 from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
 from batchrec.features.retry import WAITS
@@ -245,9 +246,7 @@ class FeatureStore:
             )
         try:
             with feast_call():
-                import feast
-
-                store = feast.FeatureStore(fs_yaml_file=config, repo_path=str(self.repo))
+                store = import_feast().FeatureStore(fs_yaml_file=config, repo_path=str(self.repo))
                 settings = store.config.registry
                 # Entity rows made here have a zone. Feast would look at 500 of them one by one, each time, to see it.
                 store.config.coerce_tz_aware = False
