@@ -14,6 +14,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchrec.models.threads import cores
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import timedelta
@@ -28,7 +30,7 @@ class Limits:
     memory
         Most memory of DuckDB, as it writes sizes (``1GB``); beyond it, it works on disk.
     threads
-        Threads; None for all cores.
+        Threads; None for as many as may compute.
     """
 
     memory: str
@@ -125,9 +127,8 @@ def _database(limits: Limits) -> duckdb.DuckDBPyConnection:
         "temp_directory": spill.name,
         "preserve_insertion_order": False,
         "enable_external_file_cache": False,  # the process outlives the feature files of one night
+        "threads": limits.threads or cores(),
     }
-    if limits.threads is not None:
-        config["threads"] = limits.threads
     database = duckdb.connect(":memory:", config=config)
     database.execute("SET enable_progress_bar = false")
     atexit.register(_close, database, spill)
