@@ -34,7 +34,7 @@ test-slow: $(INSTALLED)
 
 ## make bench        measure against other ways to do the same; SIZE=R1 for ten times as many users and items
 SIZE ?= R0
-bench: $(INSTALLED)
+bench: $(INSTALLED) .venv-peers/.installed
 	$(BIN)/python benchmarks/bench.py $(SIZE)
 
 ## make lint         ruff, mypy and import-linter
@@ -55,6 +55,9 @@ constraints: $(BIN)/python
 			--only-binary :all: --prerelease disallow $(if $(UPGRADE),--upgrade) \
 			--custom-compile-command "make constraints"; \
 	done; done
+	@echo "Pinning benchmarks/peers.txt"
+	@$(BIN)/uv pip compile benchmarks/peers.in --output-file benchmarks/peers.txt --quiet --universal --python-version 3.11 \
+		--only-binary :all: --prerelease disallow --custom-compile-command "make constraints"
 
 ## make clean        remove .venv, caches and what the demo made
 clean:
@@ -77,4 +80,10 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/cpu-*.txt) | $(BIN)/python
 	@echo "Installing batchrec and its libraries into $(VENV): one to three minutes, 3 GB on disk"
 	@$(BIN)/python -m pip install $(if $(MAKE_TERMOUT),,--quiet) --editable '.[cpu,dev]' \
 		--constraint constraints/cpu-$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
+	@touch $@
+
+# What the benchmark compares with needs other versions of the same libraries.
+.venv-peers/.installed: benchmarks/peers.txt | $(BIN)/python
+	@$(BIN)/python -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
 	@touch $@

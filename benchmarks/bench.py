@@ -28,6 +28,9 @@ from batchrec.models.threads import cores
 HERE = Path(__file__).parent
 LIBRARIES = ("numpy", "tensorflow-cpu", "keras", "faiss-cpu", "feast", "duckdb", "pyarrow", "dask", "pandas")
 REQUESTS = 200
+PEERS = ("implicit", "rectools")
+PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
+"""Their environment, which `make bench` makes; without it they are left out."""
 
 
 def main() -> None:
@@ -44,6 +47,9 @@ def main() -> None:
     found["script"] = _step("the afternoon's script", lambda: _peer("baseline_script.py", made, made.folder / "lists"))
     one = _step("one user at a time", lambda: _peer("per_request.py", made, str(REQUESTS)))
     found["one at a time"] = {"seconds a user": one["seconds"]["seconds a user"], "users": REQUESTS}
+    found["peers"] = {
+        peer: _step(peer, lambda peer=peer: _library(made, peer)) for peer in PEERS if PEERS_PYTHON.exists()
+    }
     found["side by side"] = _step("side by side", lambda: _peer("side_by_side.py", made)["seconds"])
     found["necessary"] = _necessary(made, found["users"])
     found["load average after"] = os.getloadavg()
@@ -91,6 +97,12 @@ def _run(made: workload.Workload) -> dict[str, Any]:
 def _peer(script: str, made: workload.Workload, *arguments: Any) -> dict[str, Any]:
     results = made.folder / f"{script}.json"
     measured = _measured([sys.executable, HERE / script, made.folder, *map(str, arguments), results])
+    return measured | {"seconds": json.loads(results.read_text())}
+
+
+def _library(made: workload.Workload, peer: str) -> dict[str, Any]:
+    results = made.folder / f"{peer}.json"
+    measured = _measured([PEERS_PYTHON, HERE / "peers.py", made.folder, peer, results])
     return measured | {"seconds": json.loads(results.read_text())}
 
 

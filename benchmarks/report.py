@@ -92,9 +92,21 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         f"| raw Faiss, {beside['retrieval']['kind']}, recall {beside['retrieval']['recall']:.3f} | "
         f"{query['raw Faiss']['median'] / query['ours']['median']:.2f} | {query['raw Faiss']['median']:.0f} and "
         f"{query['ours']['median']:.0f} µs a query |",
+        *(_peer(name, peer, found["users"] / compute) for name, peer in found["peers"].items()),
+        "",
+        "implicit is one stage: factors of 64 numbers, no features, no ranker. RecTools ranks 100 candidates of these",
+        "factors by CatBoost. Both recommend without reading features or writing files, and fitting is not counted.",
         "",
         f"Scores by algebra differ from Keras' by at most {beside['ranking']['largest difference from Keras']:.1e}.",
     ]
+
+
+def _peer(name: str, peer: dict[str, Any], ours: float) -> str:
+    theirs = peer["seconds"]["users"] / peer["seconds"]["recommend"]
+    return (
+        f"| {name}, recommending alone | {ours / theirs:.2f} | {theirs:,.0f} and {ours:,.0f} users/s, "
+        f"its peak {peer['peak bytes'] / 2**30:.2f} GiB |"
+    )
 
 
 def _without_loading(script: dict[str, Any]) -> float:
