@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     asked = parser.parse_args()
     made = workload.make(asked.folder.resolve() / asked.size, workload.SIZES[asked.size])
-    found = {"workload": asked.size, "users": workload.SIZES[asked.size].users} | _machine()
+    found = {"workload": asked.size, "users": workload.SIZES[asked.size].users} | machine()
     found["floor"] = _step("floor", floor.measure)
-    found["batchrec"] = _step("batchrec run", lambda: _run(made))
+    found["batchrec"] = _step("batchrec run", lambda: run(made))
     found["script"] = _step("the afternoon's script", lambda: _peer("baseline_script.py", made, made.folder / "lists"))
     one = _step("one user at a time", lambda: _peer("per_request.py", made, str(REQUESTS)))
     found["one at a time"] = {"seconds a user": one["seconds"]["seconds a user"], "users": REQUESTS}
@@ -65,7 +65,8 @@ def _step(name: str, work: Any) -> Any:
     return work()
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what a measurement was made on, and when."""
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -75,7 +76,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _run(made: workload.Workload) -> dict[str, Any]:
+def run(made: workload.Workload) -> dict[str, Any]:
+    """Run this project over a workload, as a user would."""
     output = made.folder / "output"
     shutil.rmtree(output, ignore_errors=True)
     options = {
