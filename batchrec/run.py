@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batchrec.engine.cluster import THREADS
-from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
+from batchrec.deadline import Deadline
+from batchrec.degraded import degraded, told
+from batchrec.errors import BusyError, GateError, SchemaError, SinkError
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
@@ -20,13 +20,13 @@ from batchrec.output.storage import open_storage
 from batchrec.parts import by_stage, by_status, check_failed_share, final_parts, make_parts
 from batchrec.pipeline import Options
 from batchrec.progress import say
+from batchrec.proof_of_run import evidence_of, proof_of, reserve_for
 from batchrec.redact import redact_value
 from batchrec.resume import check_unchanged, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
 from batchrec.suppression import read_suppression
 from batchrec.users import prepare_users
-from batchrec.verify.proof import Evidence, prove
 from batchrec.versions import code_fingerprint, versions
 from batchrec.worker import Work, release_resources, resources
 
@@ -37,14 +37,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.config import JobConfig
-    from batchrec.output.storage import Held, Storage
+    from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
     from batchrec.suppression import Suppression
     from batchrec.users import UsersSummary
     from batchrec.worker import Resources
-
-
-_UNPROVEN = "nothing was published; run again, which redoes damaged parts, and report it if it happens again"
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class RunSummary:
     verified: bool
     seconds: float
     users_per_second: float
+    deadline: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class _Finished:
     parts: list[FinalPart]
     suppression: Suppression | None
     fingerprints: dict[str, str]
+    deadline: Deadline | None
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -86,17 +85,22 @@ def run(config: JobConfig) -> RunSummary:
     """
     now, started = datetime.now(UTC), time.monotonic()
     stopwatch = Stopwatch()
+    deadline = Deadline.of(config, now, started)
     output = open_storage(config.output)
     with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
         config = settle(config, output, now)
         folder = RunFolder.open(output, str(config.run_id))
         with _resumable(folder):
-            finished = _finish(config, folder, now, stopwatch)
+            finished = _finish(config, folder, now, stopwatch, deadline)
             manifest = _publish(config, folder, finished, held, stopwatch)
-    return _summary(folder, manifest, time.monotonic() - started, stopwatch.seconds["compute"])
+    ended = time.monotonic()
+    kept = None if manifest.deadline is None else told(deadline, manifest.deadline, ended)
+    return _summary(folder, manifest, ended - started, stopwatch.seconds["compute"], kept)
 
 
-def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch) -> _Finished:
+def _finish(
+    config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch, deadline: Deadline | None
+) -> _Finished:
     """Make every part of the run that is not there yet, as it is to be published."""
     with folder.scratch() as scratch:
         with stopwatch("read users"):
@@ -118,14 +122,18 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
         work = _work(config, path, loaded.bundle.fingerprint)
+        reserve = None
+        if deadline is not None:
+            schema = _schema(users, loaded, config)
+            reserve = reserve_for(deadline, config, folder.storage, schema, loaded, users.distinct_users)
         with stopwatch("compute"):
-            made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit)
+            made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit, reserve)
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
         folder.keep_parts({part.record.name for part in parts})
-    return _Finished(users, parts, suppression, fingerprints)
+    return _Finished(users, parts, suppression, fingerprints, deadline)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -156,40 +164,18 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
+            deadline=degraded(parts, finished.deadline),
         )
 
     proof = None
     if config.verify:
         with stopwatch("verify"):
-            proof = _proof(folder.storage, manifest(None), loaded, config, finished.suppression)
+            evidence = evidence_of(loaded, config, finished.suppression, finished.deadline)
+            proof = proof_of(folder.storage, manifest(None), evidence)
     held.check()
     published = manifest(proof)
     folder.publish(published)
     return published
-
-
-def _proof(
-    storage: Storage, manifest: Manifest, loaded: Resources, config: JobConfig, suppression: Suppression | None
-) -> dict[str, Any]:
-    def seen_of(ids: pa.Array) -> pa.Array:
-        return loaded.store.point_in_time(ids, _as_of(config), [loaded.seen])[loaded.seen.feature].combine_chunks()
-
-    evidence = Evidence(
-        loaded.bundle.item_ids,
-        seen_of,
-        None if suppression is None else suppression.items,
-        None if suppression is None else suppression.users,
-    )
-    try:
-        with ThreadPoolExecutor(THREADS) as threads:
-            proof = prove(storage, manifest.as_dict(), evidence, _UNPROVEN, threads.map)
-    except FeatureError as error:
-        raise BusyError(
-            f"all parts are finished, but seen items could not be read to prove them ({error.problem})",
-            "run again with --resume, or with --no-verify",
-        ) from error
-    say(f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, no violation")
-    return proof
 
 
 def _begin(config: JobConfig, folder: RunFolder, fingerprints: dict[str, str], now: datetime) -> None:
@@ -285,7 +271,9 @@ def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.S
     return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite, kept=summary.kept)
 
 
-def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: float) -> RunSummary:
+def _summary(
+    folder: RunFolder, manifest: Manifest, seconds: float, computing: float, deadline: dict[str, Any] | None
+) -> RunSummary:
     accounting = manifest.accounting
     return RunSummary(
         run_id=manifest.run_id,
@@ -300,4 +288,5 @@ def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: f
         verified=manifest.verification is not None,
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
+        deadline=deadline,
     )

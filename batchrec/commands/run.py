@@ -108,6 +108,22 @@ def run(
             show_default="0.0",
         ),
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time unless it "
+            "says otherwise. Where the time does not suffice, users get status degraded and less is computed for them: "
+            "half the candidates, a quarter, an eighth, no ranker, the most popular items.",
+            show_default="none",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="The same as a time from the start of the run: seconds, or a text such as 90m or 1h30m.",
+            show_default="none",
+        ),
+    ] = None,
     verify: Annotated[
         bool | None,
         typer.Option(
