@@ -91,8 +91,8 @@ class JobConfig(BaseSettings):
     deadline: AwareDatetime | None = Field(
         None,
         description="time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time "
-        "unless it says otherwise; where the time does not suffice, users get status `degraded` and less is computed for "
-        "them: half the candidates, a quarter, an eighth, no ranker, the most popular items",
+        "unless it says otherwise; where the time does not suffice, users get status `degraded` and less is computed "
+        "for them: half the candidates, a quarter, an eighth, no ranker, the most popular items",
     )
     time_budget: float | None = Field(
         None, gt=0, description="the same as a time from the start of the run: seconds, or a text such as 90m or 1h30m"

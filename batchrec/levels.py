@@ -42,8 +42,8 @@ class Level:
 def levels(options: Options) -> list[Level]:
     """Return the levels that a run may step down, the one asked for first.
 
-    Candidates are halved up to :data:`HALVINGS` times, never below the length of a list; then the ranker is left out, so
-    that the retrieval score alone decides. Below all of these is :data:`POPULARITY`, which has no options.
+    Candidates are halved up to :data:`HALVINGS` times, never below the length of a list; then the ranker is left out
+    and the retrieval score alone decides. Below all of these is :data:`POPULARITY`, which has no options.
     """
     found = [Level(FULL, options)]
     for halving in range(1, HALVINGS + 1):

@@ -57,8 +57,8 @@ class Schedule:
     """Hands out partitions, each at the highest level at which all that are left would be done in time.
 
     Where they would not even be at the lowest one, partitions are handed out at that level for as long as each still
-    ends in time; what is never handed out, or not done when the time is up, is left over for the most popular items. Who
-    that is changes with the name of the run: partitions go out in the order of a hash of it and their number.
+    ends in time; what is never handed out, or not done when the time is up, is left over for the most popular items.
+    Who that is changes with the name of the run: partitions go out in the order of a hash of it and their number.
 
     Parameters
     ----------

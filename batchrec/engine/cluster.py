@@ -137,8 +137,8 @@ def as_they_finish(
     in_flight
         Tasks a thread that the scheduler knows of at a time.
     until
-        Gives the moment, by ``time.monotonic()``, at which tasks that are not done are let go of; what runs of them runs
-        on, see :func:`let_go`.
+        Gives the moment, by ``time.monotonic()``, at which tasks that are not done are let go of; those that are under
+        way run on, see :func:`let_go`.
 
     Raises
     ------
