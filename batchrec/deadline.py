@@ -78,7 +78,9 @@ class Deadline:
 
     def words(self) -> str:
         """Say when it is and how long that leaves."""
-        return f"{self.at.astimezone():%Y-%m-%d %H:%M:%S %z}, in {shown_duration(self.ends - time.monotonic())}"
+        left = self.ends - time.monotonic()
+        when = f"in {shown_duration(left)}" if left > 0 else f"which passed {shown_duration(-left)} ago"
+        return f"{self.at.astimezone():%Y-%m-%d %H:%M:%S %z}, {when}"
 
     def utc(self) -> str:
         """Return the moment as text, in UTC."""

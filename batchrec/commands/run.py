@@ -111,9 +111,9 @@ def run(
     deadline: Annotated[
         str | None,
         typer.Option(
-            help="Time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time unless "
-            "it says otherwise. Where the time does not suffice, users get status degraded and less is computed for "
-            "them: half the candidates, a quarter, an eighth, no ranker, the most popular items.",
+            help="Time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time "
+            "unless it says otherwise. Where the time does not suffice, users get status degraded and less is computed "
+            "for them: half the candidates, a quarter, an eighth, no ranker, the most popular items.",
             show_default="none",
         ),
     ] = None,
