@@ -1,30 +1,30 @@
-"""A Feast offline store that takes its time: joins of a partition wait, or never come back."""
+"""A Feast offline store that stops answering: after so many joins of users, each one waits until it is let go."""
 
 from __future__ import annotations
 
-import time
+import threading
 
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 
 asked: list[int] = []
-"""Entity rows of each join that waited."""
+"""Users of each join so far, those with one user left out: the check at the start asks for one."""
+
+answers = threading.Event()
+"""Set it to let joins that wait go on."""
 
 
 class SlowOfflineStoreConfig(DuckDBOfflineStoreConfig):
     type: str = "tests.features.slow_store.SlowOfflineStore"
-    seconds: float = 0.0
-    """What each join of so many users waits."""
     after: int = 0
-    """Joins that come at once before the first one waits."""
 
 
 class SlowOfflineStore(DuckDBOfflineStore):
     @staticmethod
     def get_historical_features(config, feature_views, feature_refs, entity_df, *arguments, **options):
-        if len(feature_refs) > 1 and "user_id_raw" in entity_df.columns and len(entity_df) > 1:
+        if "user_id_raw" in entity_df.columns and len(entity_df) > 1:
             asked.append(len(entity_df))
             if len(asked) > config.offline_store.after:
-                time.sleep(config.offline_store.seconds)
+                answers.wait()
         return DuckDBOfflineStore.get_historical_features(
             config, feature_views, feature_refs, entity_df, *arguments, **options
         )
