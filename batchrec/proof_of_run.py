@@ -13,13 +13,17 @@ from batchrec.reserve import Reserve
 from batchrec.verify.proof import Evidence, check_record, expectation, prove
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
     from batchrec.config import JobConfig
     from batchrec.deadline import Deadline
     from batchrec.output.manifest import Manifest
+    from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
     from batchrec.suppression import Suppression
+    from batchrec.verify.proof import Finding
     from batchrec.worker import Resources
 
 _UNPROVEN = "nothing was published; run again, which redoes damaged parts, and report it if it happens again"
@@ -72,12 +76,18 @@ def reserve_for(
     deadline: Deadline, config: JobConfig, storage: Storage, schema: pa.Schema, loaded: Resources, users: int
 ) -> Reserve:
     """Return what finds out how long suppression and proof of a run of so many users will take."""
+    prove_part = part_prover(config, storage, schema, evidence_of(loaded, config, None, deadline))
+    return Reserve(deadline, users, prove_part, int(config.verify) + bool(config.suppress))
+
+
+def part_prover(
+    config: JobConfig, storage: Storage, schema: pa.Schema, evidence: Evidence
+) -> Callable[[PartRecord], Finding]:
+    """Return what proves one part of a run before the run has a manifest."""
     described = {
         "options": config.options(),
         "schema": {field.name: str(field.type) for field in schema},
         "accounting": {"by_status": {}, "suppressed_users": 0},
     }
     expected = expectation(storage, described)
-    evidence = evidence_of(loaded, config, None, deadline)
-    readings = int(config.verify) + bool(config.suppress)
-    return Reserve(deadline, users, lambda record: check_record(storage, expected, evidence, record), readings)
+    return lambda record: check_record(storage, expected, evidence, record)

@@ -112,7 +112,7 @@ def _finish(
                 config.keep_columns,
                 config.memory_limit,
             )
-        _check_id_type(users, config)
+        check_id_type(users, config)
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
@@ -121,10 +121,10 @@ def _finish(
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
-        work = _work(config, path, loaded.bundle.fingerprint)
+        work = work_of(config, path, loaded.bundle.fingerprint)
         reserve = None
         if deadline is not None:
-            schema = _schema(users, loaded, config)
+            schema = schema_of(users, loaded, config)
             reserve = reserve_for(deadline, config, folder.storage, schema, loaded, users.distinct_users)
         with stopwatch("compute"):
             made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit, reserve)
@@ -156,7 +156,7 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             created=datetime.now(UTC),
             as_of=_as_of(config),
             parts=[part.record for part in parts],
-            schema=_schema(users, loaded, config),
+            schema=schema_of(users, loaded, config),
             accounting=accounting,
             fingerprints=finished.fingerprints,
             seconds=stopwatch.seconds | by_stage(parts),
@@ -239,7 +239,8 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+def work_of(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+    """Return what workers must know of a run whose options are settled and whose users are prepared."""
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
@@ -254,7 +255,7 @@ def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
     )
 
 
-def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
+def check_id_type(summary: UsersSummary, config: JobConfig) -> None:
     """See that users and bundle go together, before anything slow is loaded."""
     expected = read_format(config.bundle).user_id_type
     if str(summary.id_type) != expected:
@@ -265,7 +266,8 @@ def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
         )
 
 
-def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
+def schema_of(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
+    """Return the schema of every part of a run."""
     make = list_schema if config.layout == "list" else long_schema
     finite = config.temperature != float("inf")
     return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite, kept=summary.kept)

@@ -30,6 +30,9 @@ THREADS = 2
 LOCAL = "local"
 """Where partitions run unless something else is asked for: inside the run's own process."""
 
+ADDRESSES = ("tcp://", "tls://")
+"""What the address of an existing cluster begins with."""
+
 IN_FLIGHT = 4
 """Tasks a thread that the scheduler knows of at a time: enough that no thread waits, however many tasks there are."""
 
