@@ -212,7 +212,7 @@ def _record(outcome: Outcome) -> PartRecord:
 
 
 def _line(blocks: Sequence[_Block], name: str) -> Linear:
-    """Draw a line through two sizes, or through one and zero; neither what is fixed nor what each user adds is negative."""
+    """Draw a line through two sizes, or one and zero; neither what is fixed nor what a user adds is negative."""
     small, large = blocks[0], blocks[-1]
     of_small, of_large = getattr(small, name), getattr(large, name)
     if len(blocks) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from inspect import signature
+from inspect import Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -59,10 +59,12 @@ def console() -> Console:
 
 def with_options_of(command: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a function that takes its options by name have those of another command, as Typer sees them."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters = [one.replace(annotation=hints[name]) for name, one in signature(command).parameters.items()]
 
     def with_options(function: Callable[..., None]) -> Callable[..., None]:
-        function.__signature__ = signature(command)  # type: ignore[attr-defined]
-        function.__annotations__ = get_type_hints(command, include_extras=True)
+        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = hints
         return function
 
     return with_options

@@ -162,7 +162,8 @@ def as_they_finish(
                     running.add(client.submit(call, code_of_task, code, task, pure=False, retries=0))
                 done = _some_done(client, running, until) if running else set()
             if not done:
-                client.cancel(list(running), force=True)
+                if running:
+                    client.cancel([*running], force=True)
                 return
             running -= done
             for future in done:
