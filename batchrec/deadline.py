@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchrec.config import JobConfig
 
-LEAST_MARGIN_SECONDS = 2.0
+LEAST_MARGIN_SECONDS = 3.0
 LARGEST_MARGIN_SECONDS = 60.0
 MARGIN_SHARE = 0.05
 
@@ -95,10 +95,10 @@ class InTime:
     ask
         The question; it may never come back.
     ends
-        The moment, by ``time.monotonic()``.
+        Gives the moment, by ``time.monotonic()``.
     """
 
-    def __init__(self, ask: Callable[[pa.Array], pa.Array], ends: float) -> None:
+    def __init__(self, ask: Callable[[pa.Array], pa.Array], ends: Callable[[], float]) -> None:
         self._ask, self._ends = ask, ends
 
     def __call__(self, ids: pa.Array) -> pa.Array | None:
@@ -117,7 +117,7 @@ class InTime:
             except BaseException as error:
                 answers["error"] = error
 
-        left = self._ends - time.monotonic()
+        left = self._ends() - time.monotonic()
         if left <= 0:
             return None
         thread = threading.Thread(target=answer, daemon=True, name="batchrec-in-time")

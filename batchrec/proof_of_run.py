@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import InTime
@@ -30,16 +31,16 @@ _UNPROVEN = "nothing was published; run again, which redoes damaged parts, and r
 
 
 def evidence_of(
-    loaded: Resources, config: JobConfig, suppression: Suppression | None, deadline: Deadline | None
+    loaded: Resources, config: JobConfig, suppression: Suppression | None, ask_until: Callable[[], float] | None
 ) -> Evidence:
-    """Return what the rows of a run are held against; with a deadline, seen items are not waited for beyond it."""
+    """Return what the rows of a run are held against; seen items are waited for until a moment, if one is given."""
 
     def seen_of(ids: pa.Array) -> pa.Array:
         return loaded.store.point_in_time(ids, config.as_of, [loaded.seen])[loaded.seen.feature].combine_chunks()
 
     return Evidence(
         loaded.bundle.item_ids,
-        seen_of if deadline is None else InTime(seen_of, deadline.last_call),
+        seen_of if ask_until is None else InTime(seen_of, ask_until),
         None if suppression is None else suppression.items,
         None if suppression is None else suppression.users,
     )
@@ -76,8 +77,10 @@ def reserve_for(
     deadline: Deadline, config: JobConfig, storage: Storage, schema: pa.Schema, loaded: Resources, users: int
 ) -> Reserve:
     """Return what finds out how long suppression and proof of a run of so many users will take."""
-    prove_part = part_prover(config, storage, schema, evidence_of(loaded, config, None, deadline))
-    return Reserve(deadline, users, prove_part, int(config.verify) + bool(config.suppress))
+    evidence = evidence_of(loaded, config, None, lambda: deadline.last_call)
+    without = replace(evidence, seen_of=lambda _: None)
+    tries = [part_prover(config, storage, schema, each) for each in (without, evidence)]
+    return Reserve(deadline, users, tries, int(config.verify) + bool(config.suppress))
 
 
 def part_prover(

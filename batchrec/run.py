@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from batchrec.config import JobConfig
     from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
+    from batchrec.reserve import Reserve
     from batchrec.suppression import Suppression
     from batchrec.users import UsersSummary
     from batchrec.worker import Resources
@@ -71,7 +72,7 @@ class _Finished:
     parts: list[FinalPart]
     suppression: Suppression | None
     fingerprints: dict[str, str]
-    deadline: Deadline | None
+    reserve: Reserve | None
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -133,7 +134,7 @@ def _finish(
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
         folder.keep_parts({part.record.name for part in parts})
-    return _Finished(users, parts, suppression, fingerprints, deadline)
+    return _Finished(users, parts, suppression, fingerprints, reserve)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -164,13 +165,14 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
-            deadline=degraded(parts, finished.deadline),
+            deadline=degraded(parts, None if finished.reserve is None else finished.reserve.deadline),
         )
 
     proof = None
     if config.verify:
         with stopwatch("verify"):
-            evidence = evidence_of(loaded, config, finished.suppression, finished.deadline)
+            ask_until = None if finished.reserve is None else finished.reserve.ask_until
+            evidence = evidence_of(loaded, config, finished.suppression, ask_until)
             proof = proof_of(folder.storage, manifest(None), evidence)
     held.check()
     published = manifest(proof)
