@@ -95,7 +95,10 @@ class JobConfig(BaseSettings):
         "for them: half the candidates, a quarter, an eighth, no ranker, the most popular items",
     )
     time_budget: float | None = Field(
-        None, gt=0, description="the same as a time from the start of the run: seconds, or a text such as 90m or 1h30m"
+        None,
+        gt=0,
+        le=31_536_000,
+        description="the same as a time from the start of the run: seconds, or a text such as 90m or 1h30m",
     )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
     push: bool = Field(False, description="push the lists of the published run into the online store")
