@@ -15,6 +15,7 @@ import typer
 from batchrec import __version__
 from batchrec.commands import models, published
 from batchrec.commands.common import stopped_words
+from batchrec.commands.plan import plan
 from batchrec.commands.run import run
 from batchrec.errors import BatchrecError
 from batchrec.redact import redact
@@ -67,6 +68,7 @@ def main() -> None:
 
 
 app.command()(run)
+app.command()(plan)
 app.command()(models.train)
 app.command()(models.index)
 app.command("sort-features")(models.sort_features)

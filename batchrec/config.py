@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tomllib
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
 from batchrec.schema import output_columns
+from batchrec.times import duration_of, moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,18 @@ class JobConfig(BaseSettings):
     max_failed_share: float = Field(
         0.0, ge=0, le=1, description="share of the users whose features may fail to be read before nothing is published"
     )
+    deadline: AwareDatetime | None = Field(
+        None,
+        description="time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time "
+        "unless it says otherwise; where the time does not suffice, users get status `degraded` and less is computed "
+        "for them: half the candidates, a quarter, an eighth, no ranker, the most popular items",
+    )
+    time_budget: float | None = Field(
+        None,
+        gt=0,
+        le=31_536_000,
+        description="the same as a time from the start of the run: seconds, or a text such as 90m or 1h30m",
+    )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
@@ -133,6 +146,25 @@ class JobConfig(BaseSettings):
             value = datetime(value.year, value.month, value.day, tzinfo=UTC)
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return value
+
+    @field_validator("deadline", mode="before")
+    @classmethod
+    def _a_moment(cls, value: object) -> object:
+        """Read a time of day as the next one."""
+        return moment_of(value, datetime.now(UTC)) if isinstance(value, (str, time, datetime)) else value
+
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: object) -> object:
+        """Read a text such as 90m."""
+        return duration_of(value) if isinstance(value, str) else value
+
+    @field_validator("time_budget")
+    @classmethod
+    def _one_limit(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("deadline") is not None:
+            raise ValueError("there is a deadline already, and it can be one of the two only")
         return value
 
     @field_validator("keep_columns", "suppress", mode="before")
@@ -210,6 +242,7 @@ _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
+    *("deadline", "time_budget"),  # a part made with less than was asked for is on record as such
     *("push", "push_view", "metrics"),  # what is done with it afterwards
 }
 

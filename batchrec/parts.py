@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import secrets
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from batchrec.engine.cluster import LOCAL, as_they_finish, open_cluster
-from batchrec.errors import GateError
+from batchrec.engine.cluster import LOCAL, THREADS, as_they_finish, let_go, open_cluster
+from batchrec.errors import BusyError, GateError
+from batchrec.fence import shut
 from batchrec.lending import within_reach
+from batchrec.levels import FULL, POPULARITY, levels
 from batchrec.output import journal
 from batchrec.output.part import count_by_status, write_part
 from batchrec.output.record import PartRecord, part_name
 from batchrec.output.status import read_status, status_of
 from batchrec.progress import Progress, say
+from batchrec.reserve import seconds_of
 from batchrec.resume import finished_parts
+from batchrec.schedule import Schedule, compute_at_level
 from batchrec.schema import USER_ID, Status
+from batchrec.stand_in import write_failed, write_popular
 from batchrec.suppression import Suppression, suppress
-from batchrec.users import partition_count, read_partition
-from batchrec.worker import compute_partition, release_resources, write_failed
+from batchrec.users import partition_count, partition_sizes, read_partition
+from batchrec.worker import compute_partition, release_resources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from distributed import Client
 
     from batchrec.output.journal import JournalEntry
+    from batchrec.reserve import Reserve
     from batchrec.worker import Outcome, Work
 
 
@@ -47,6 +57,8 @@ class FinalPart:
         Users whose rows were left out.
     suppressed_items
         Items that were taken out of lists.
+    level
+        The level of effort it was made with; see :mod:`batchrec.levels`.
     """
 
     record: PartRecord
@@ -54,11 +66,12 @@ class FinalPart:
     seconds: Mapping[str, float]
     suppressed_users: int = 0
     suppressed_items: int = 0
+    level: str = FULL
 
 
 @dataclass(frozen=True)
 class Made:
-    """All partitions of a run, each either finished or failed.
+    """All partitions of a run, each either finished or failed or left over.
 
     Parameters
     ----------
@@ -66,13 +79,23 @@ class Made:
         Finished partitions, by number.
     failed
         Failed ones, by number.
+    left_over
+        Numbers of those that there was no time for.
     """
 
     entries: Mapping[int, JournalEntry]
     failed: Mapping[int, Outcome]
+    left_over: Sequence[int] = ()
 
 
-def make_parts(work: Work, users: int, scratch: Path, cluster: str = LOCAL, memory_limit: int | None = None) -> Made:
+def make_parts(
+    work: Work,
+    users: int,
+    scratch: Path,
+    cluster: str = LOCAL,
+    memory_limit: int | None = None,
+    reserve: Reserve | None = None,
+) -> Made:
     """Compute every partition that is not finished, and enter each in the journal when its file is there.
 
     Parameters
@@ -85,6 +108,8 @@ def make_parts(work: Work, users: int, scratch: Path, cluster: str = LOCAL, memo
         For Dask's temporary files.
     cluster, memory_limit
         Where partitions are computed; see :func:`~batchrec.engine.cluster.open_cluster`.
+    reserve
+        The deadline of the run and what is kept free before it; None for as long as it takes.
 
     Raises
     ------
@@ -100,21 +125,70 @@ def make_parts(work: Work, users: int, scratch: Path, cluster: str = LOCAL, memo
     if not missing:
         return Made(entries, {})
     failed = {}
+    attempt = replace(work, attempt=secrets.token_hex(8))
+    schedule = None if reserve is None else _schedule(work, missing, reserve)
     with (
-        nullcontext(work) if cluster == LOCAL else within_reach(work) as reached,
+        nullcontext(attempt) if cluster == LOCAL else within_reach(attempt) as reached,
         open_cluster(cluster, scratch, memory_limit, release_resources) as client,
         Progress("Recommending", left, "users") as progress,
     ):
-        for outcome in as_they_finish(client, partial(compute_partition, reached), missing):
+        for outcome in _outcomes(client, reached, missing, schedule):
+            level = FULL if schedule is None else schedule.done(outcome).name
             if outcome.part is None:
                 say(f"{part_name(outcome.partition)} failed: {outcome.failure}")
                 failed[outcome.partition] = outcome
             else:
-                entry = journal.JournalEntry(outcome.part, outcome.by_status, outcome.seconds)
+                entry = journal.JournalEntry(outcome.part, outcome.by_status, outcome.seconds, level)
                 journal.append(work.folder, entry)
                 entries[outcome.partition] = entry
+                if reserve is not None:
+                    reserve.measure(outcome.part, outcome.users)
             progress.advance(outcome.users)
-    return Made(entries, failed)
+        left_over = [] if schedule is None else schedule.left_over()
+        if left_over:
+            _give_up(client, attempt)
+    return Made(entries, failed, left_over)
+
+
+def _schedule(work: Work, missing: Sequence[int], reserve: Reserve) -> Schedule:
+    """Plan to make the missing partitions in time.
+
+    The part for which there is no time is written for one partition, to measure it; whatever is made of that partition
+    takes its place.
+    """
+    users = partition_sizes(Path(work.users))
+    sizes = {number: users[number] for number in missing}
+    first = missing[0]
+    popular = min(seconds_of(partial(write_popular, work, first)) for _ in range(2)) / sizes[first]
+    steps = levels(work.options)
+    say(
+        f"deadline {reserve.deadline.words()}; if the time does not suffice: "
+        f"{', '.join([*(step.name for step in steps[1:]), POPULARITY])}"
+    )
+    return Schedule(reserve.deadline, steps, sizes, popular, reserve.seconds)
+
+
+def _outcomes(client: Client, work: Work, missing: Sequence[int], schedule: Schedule | None) -> Iterator[Outcome]:
+    if schedule is None:
+        return as_they_finish(client, partial(compute_partition, work), missing)
+    tasks = schedule.tasks(work.run_id, sum(client.nthreads().values()))
+    # One a thread: what waits in a queue would have been given its level too early.
+    return as_they_finish(client, partial(compute_at_level, work, levels(work.options)), tasks, 1, schedule.until)
+
+
+def _give_up(client: Client, attempt: Work) -> None:
+    """Let nothing be written any more by partitions that are still in work: their parts are about to be written here.
+
+    Raises
+    ------
+    BusyError
+        A worker is in the middle of writing and does not end.
+    """
+    if not let_go(client, shut, attempt.attempt):
+        raise BusyError(
+            "a worker is writing a part and does not come to an end, so that nothing can be published in time",
+            "see that the disk or object store of the output answers, and run again with --resume",
+        )
 
 
 def check_failed_share(made: Made, users: int, most: float) -> None:
@@ -136,7 +210,7 @@ def check_failed_share(made: Made, users: int, most: float) -> None:
 
 
 def final_parts(work: Work, made: Made, suppression: Suppression | None) -> list[FinalPart]:
-    """Write the parts of failed partitions and take suppressed rows out; in the order of the partitions.
+    """Write the parts of partitions that failed or are left over, and take suppressed rows out; in order.
 
     Nothing of this enters the journal: where the run dies before it is published, these parts are made anew.
 
@@ -146,13 +220,17 @@ def final_parts(work: Work, made: Made, suppression: Suppression | None) -> list
         A part could not be written or read back.
     """
     parts = []
-    for number in sorted(made.entries.keys() | made.failed.keys()):
-        if number in made.failed:
+    with ThreadPoolExecutor(THREADS) as threads:
+        popular = dict(zip(made.left_over, threads.map(partial(write_popular, work), made.left_over), strict=True))
+    for number in sorted(made.entries.keys() | made.failed.keys() | popular.keys()):
+        if number in popular:
+            part = FinalPart(*popular[number], {}, level=POPULARITY)
+        elif number in made.failed:
             outcome = made.failed[number]
             part = FinalPart(write_failed(work, number), outcome.by_status, outcome.seconds)
         else:
             entry = made.entries[number]
-            part = FinalPart(entry.part, entry.by_status, entry.seconds)
+            part = FinalPart(entry.part, entry.by_status, entry.seconds, level=entry.level)
         parts.append(part if suppression is None else _without_suppressed(work, number, part, suppression))
     return parts
 
@@ -170,12 +248,18 @@ def _without_suppressed(work: Work, number: int, part: FinalPart, suppression: S
     if not left.users and not left.items:
         return part
     record = write_part(left.table, folder, part.record.name)
-    return FinalPart(record, count_by_status(left.status), part.seconds, left.users, left.items)
+    return FinalPart(record, count_by_status(left.status), part.seconds, left.users, left.items, part.level)
 
 
 def by_status(parts: Sequence[FinalPart]) -> dict[str, int]:
     """Add users up by status: every :class:`~batchrec.schema.Status` in its order, zeros included."""
     return {str(name): sum(part.by_status.get(str(name), 0) for part in parts) for name in Status}
+
+
+def users_by_level(parts: Sequence[FinalPart]) -> dict[str, int]:
+    """Add users up by the level of effort that their partition was made with, suppressed ones left out."""
+    levels_of = dict.fromkeys(part.level for part in parts)
+    return {level: sum(sum(part.by_status.values()) for part in parts if part.level == level) for level in levels_of}
 
 
 def by_stage(parts: Sequence[FinalPart]) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batchrec.engine.cluster import THREADS
-from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
+from batchrec.deadline import Deadline
+from batchrec.degraded import degraded, told
+from batchrec.errors import BusyError, GateError, SchemaError, SinkError
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
@@ -20,13 +20,13 @@ from batchrec.output.storage import open_storage
 from batchrec.parts import by_stage, by_status, check_failed_share, final_parts, make_parts
 from batchrec.pipeline import Options
 from batchrec.progress import say
+from batchrec.proof_of_run import evidence_of, proof_of, reserve_for
 from batchrec.redact import redact_value
 from batchrec.resume import check_unchanged, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
 from batchrec.suppression import read_suppression
 from batchrec.users import prepare_users
-from batchrec.verify.proof import Evidence, prove
 from batchrec.versions import code_fingerprint, versions
 from batchrec.worker import Work, release_resources, resources
 
@@ -37,14 +37,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.config import JobConfig
-    from batchrec.output.storage import Held, Storage
+    from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
+    from batchrec.reserve import Reserve
     from batchrec.suppression import Suppression
     from batchrec.users import UsersSummary
     from batchrec.worker import Resources
-
-
-_UNPROVEN = "nothing was published; run again, which redoes damaged parts, and report it if it happens again"
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class RunSummary:
     verified: bool
     seconds: float
     users_per_second: float
+    deadline: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class _Finished:
     parts: list[FinalPart]
     suppression: Suppression | None
     fingerprints: dict[str, str]
+    reserve: Reserve | None
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -86,17 +86,22 @@ def run(config: JobConfig) -> RunSummary:
     """
     now, started = datetime.now(UTC), time.monotonic()
     stopwatch = Stopwatch()
+    deadline = Deadline.of(config, now, started)
     output = open_storage(config.output)
     with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
         config = settle(config, output, now)
         folder = RunFolder.open(output, str(config.run_id))
         with _resumable(folder):
-            finished = _finish(config, folder, now, stopwatch)
+            finished = _finish(config, folder, now, stopwatch, deadline)
             manifest = _publish(config, folder, finished, held, stopwatch)
-    return _summary(folder, manifest, time.monotonic() - started, stopwatch.seconds["compute"])
+    ended = time.monotonic()
+    kept = None if manifest.deadline is None else told(deadline, manifest.deadline, ended)
+    return _summary(folder, manifest, ended - started, stopwatch.seconds["compute"], kept)
 
 
-def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch) -> _Finished:
+def _finish(
+    config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch, deadline: Deadline | None
+) -> _Finished:
     """Make every part of the run that is not there yet, as it is to be published."""
     with folder.scratch() as scratch:
         with stopwatch("read users"):
@@ -108,7 +113,7 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
                 config.keep_columns,
                 config.memory_limit,
             )
-        _check_id_type(users, config)
+        check_id_type(users, config)
         with stopwatch("load models"):
             loaded = resources(config.bundle, config.feature_repo, _as_of(config))
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
@@ -117,15 +122,19 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
-        work = _work(config, path, loaded.bundle.fingerprint)
+        work = work_of(config, path, loaded.bundle.fingerprint)
+        reserve = None
+        if deadline is not None:
+            schema = schema_of(users, loaded, config)
+            reserve = reserve_for(deadline, config, folder.storage, schema, loaded, users.distinct_users)
         with stopwatch("compute"):
-            made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit)
+            made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit, reserve)
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
         folder.keep_parts({part.record.name for part in parts})
-    return _Finished(users, parts, suppression, fingerprints)
+    return _Finished(users, parts, suppression, fingerprints, reserve)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -148,7 +157,7 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             created=datetime.now(UTC),
             as_of=_as_of(config),
             parts=[part.record for part in parts],
-            schema=_schema(users, loaded, config),
+            schema=schema_of(users, loaded, config),
             accounting=accounting,
             fingerprints=finished.fingerprints,
             seconds=stopwatch.seconds | by_stage(parts),
@@ -156,40 +165,19 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
+            deadline=degraded(parts, None if finished.reserve is None else finished.reserve.deadline),
         )
 
     proof = None
     if config.verify:
         with stopwatch("verify"):
-            proof = _proof(folder.storage, manifest(None), loaded, config, finished.suppression)
+            ask_until = None if finished.reserve is None else finished.reserve.ask_until
+            evidence = evidence_of(loaded, config, finished.suppression, ask_until)
+            proof = proof_of(folder.storage, manifest(None), evidence)
     held.check()
     published = manifest(proof)
     folder.publish(published)
     return published
-
-
-def _proof(
-    storage: Storage, manifest: Manifest, loaded: Resources, config: JobConfig, suppression: Suppression | None
-) -> dict[str, Any]:
-    def seen_of(ids: pa.Array) -> pa.Array:
-        return loaded.store.point_in_time(ids, _as_of(config), [loaded.seen])[loaded.seen.feature].combine_chunks()
-
-    evidence = Evidence(
-        loaded.bundle.item_ids,
-        seen_of,
-        None if suppression is None else suppression.items,
-        None if suppression is None else suppression.users,
-    )
-    try:
-        with ThreadPoolExecutor(THREADS) as threads:
-            proof = prove(storage, manifest.as_dict(), evidence, _UNPROVEN, threads.map)
-    except FeatureError as error:
-        raise BusyError(
-            f"all parts are finished, but seen items could not be read to prove them ({error.problem})",
-            "run again with --resume, or with --no-verify",
-        ) from error
-    say(f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, no violation")
-    return proof
 
 
 def _begin(config: JobConfig, folder: RunFolder, fingerprints: dict[str, str], now: datetime) -> None:
@@ -253,7 +241,8 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+def work_of(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+    """Return what workers must know of a run whose options are settled and whose users are prepared."""
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
@@ -268,7 +257,7 @@ def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
     )
 
 
-def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
+def check_id_type(summary: UsersSummary, config: JobConfig) -> None:
     """See that users and bundle go together, before anything slow is loaded."""
     expected = read_format(config.bundle).user_id_type
     if str(summary.id_type) != expected:
@@ -279,13 +268,16 @@ def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
         )
 
 
-def _schema(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
+def schema_of(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa.Schema:
+    """Return the schema of every part of a run."""
     make = list_schema if config.layout == "list" else long_schema
     finite = config.temperature != float("inf")
     return make(summary.id_type, loaded.bundle.item_ids.type, sampled=finite, kept=summary.kept)
 
 
-def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: float) -> RunSummary:
+def _summary(
+    folder: RunFolder, manifest: Manifest, seconds: float, computing: float, deadline: dict[str, Any] | None
+) -> RunSummary:
     accounting = manifest.accounting
     return RunSummary(
         run_id=manifest.run_id,
@@ -300,4 +292,5 @@ def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: f
         verified=manifest.verification is not None,
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
+        deadline=deadline,
     )

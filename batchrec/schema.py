@@ -32,6 +32,8 @@ class Status(StrEnum):
     """A full personal list of k items."""
     SHORT = "short"
     """A personal list, shorter than k because no further eligible unseen item exists."""
+    DEGRADED = "degraded"
+    """Made with less than was asked for, or without features, because a deadline was near."""
     FALLBACK = "fallback"
     """No features at the as-of time; the list is the most popular unseen items."""
     UNKNOWN = "unknown"

@@ -214,6 +214,12 @@ def partition_count(path: Path) -> int:
     return int(pq.read_metadata(path).num_row_groups)
 
 
+def partition_sizes(path: Path) -> list[int]:
+    """Return the users of each partition in a file that :func:`prepare_users` wrote."""
+    metadata = pq.read_metadata(path)
+    return [int(metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)]
+
+
 def read_partition(place: Path | str, index: int) -> pa.Table:
     """Return the n rows of one partition, user ids ascending, kept columns beside them; nothing else is read.
 

@@ -14,6 +14,7 @@ from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.encode import ragged
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.features.store import FeatureRef, FeatureStore
+from batchrec.fence import FencedStopwatch, passing
 from batchrec.hashing import id_hash
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
@@ -26,7 +27,6 @@ from batchrec.output.storage import open_storage
 from batchrec.pipeline import Line, Options, Users, recommend
 from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
-from batchrec.stopwatch import Stopwatch
 from batchrec.users import read_partition
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class Work:
         What users without any features get.
     layout
         Of the part files.
+    is_degraded
+        Whether `options` are less than what was asked for, because of a deadline.
+    attempt
+        Names the attempt at the run, so that its work can be given up; see :mod:`batchrec.fence`.
     """
 
     bundle: Path
@@ -80,6 +84,8 @@ class Work:
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
+    is_degraded: bool = False
+    attempt: str = ""
 
     @property
     def folder(self) -> Storage:
@@ -196,7 +202,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
             f"{platform.node()} finds another bundle at {work.bundle} than the run began with",
             "let all machines see the same bundle at this path, and leave it alone during the run",
         )
-    stopwatch = Stopwatch()
+    stopwatch = FencedStopwatch(work.attempt)
     rows = read_partition(work.users, number)
     ids = rows[USER_ID].combine_chunks()
     try:
@@ -214,24 +220,9 @@ def compute_partition(work: Work, number: int) -> Outcome:
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
             lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
-        status = statuses(lists, found, fallback=len(popular) > 0)
-        record = _written(rows, lists, status, loaded, work, number)
+        status = statuses(lists, found, fallback=len(popular) > 0, degraded=work.is_degraded)
+        record = write_lists(rows, lists, status, sources(status, work.options), loaded, work, number)
     return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
-
-
-def write_failed(work: Work, number: int) -> PartRecord:
-    """Write the part of a partition that failed: a row a user, with an empty list and status ``failed``.
-
-    Raises
-    ------
-    SinkError
-        It could not be written.
-    """
-    rows = read_partition(work.users, number)
-    shape = (rows.num_rows, work.options.top_k)
-    lists = Sampled(np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.float32))
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
-    return _written(rows, lists, np.full(rows.num_rows, Status.FAILED), loaded, work, number)
 
 
 def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
@@ -272,30 +263,39 @@ def with_fallback(
     return Sampled(*(np.where(found[:, None], *pair) for pair in zip(lists, (positions, scores, certain), strict=True)))
 
 
-def statuses(lists: Sampled, found: Bools, *, fallback: bool) -> npt.NDArray[np.str_]:
+def statuses(lists: Sampled, found: Bools, *, fallback: bool, degraded: bool = False) -> npt.NDArray[np.str_]:
     """Say of every user (n,) why the list looks as it does; see :class:`~batchrec.schema.Status`."""
     full = (lists.positions >= 0).all(axis=1)
+    personal = np.full(len(full), Status.DEGRADED) if degraded else np.where(full, Status.OK, Status.SHORT)
     without = Status.FALLBACK if fallback else Status.UNKNOWN
-    return np.where(found, np.where(full, Status.OK, Status.SHORT), without)
+    return np.where(found, personal, without)
 
 
-def _written(
-    rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work, number: int
+def sources(status: npt.NDArray[np.str_], options: Options) -> npt.NDArray[np.str_]:
+    """Say of every user (n,) what ordered the list; see :class:`~batchrec.schema.Source`."""
+    personal = Source.RANKER if options.rank_by == "ranker" else Source.RETRIEVAL
+    return np.select([status == Status.FALLBACK, status == Status.UNKNOWN], [Source.POPULARITY, Source.NONE], personal)
+
+
+def write_lists(
+    rows: pa.Table,
+    lists: Sampled,
+    status: npt.NDArray[np.str_],
+    source: npt.NDArray[np.str_],
+    loaded: Resources,
+    work: Work,
+    number: int,
 ) -> PartRecord:
-    folder, name = work.folder, part_name(number)
-    if work.layout == "long":  # whose rows do not tell
-        write_status(folder, name, status)
-    return write_part(_part(rows, lists, status, loaded, work), folder, name)
+    """Write the part of a partition: n rows of users, their (n, k) lists, and (n,) status and source.
 
-
-def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: Resources, work: Work) -> pa.Table:
-    personal = Source.RANKER if work.options.rank_by == "ranker" else Source.RETRIEVAL
-    source = np.select(
-        [status == Status.FALLBACK, np.isin(status, (Status.UNKNOWN, Status.FAILED))],
-        [Source.POPULARITY, Source.NONE],
-        personal,
-    )
-    return build_table(
+    Raises
+    ------
+    BusyError
+        The attempt was given up; nothing is written.
+    SinkError
+        It could not be written.
+    """
+    table = build_table(
         user_ids=rows[USER_ID].combine_chunks(),
         item_ids=loaded.bundle.item_ids,
         positions=lists.positions,
@@ -306,6 +306,11 @@ def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: 
         layout=work.layout,
         kept=rows.drop_columns(USER_ID) if rows.num_columns > 1 else None,
     )
+    folder, name = work.folder, part_name(number)
+    with passing(work.attempt):
+        if work.layout == "long":  # whose rows do not tell
+            write_status(folder, name, status)
+        return write_part(table, folder, name)
 
 
 @lru_cache(maxsize=1)

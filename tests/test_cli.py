@@ -136,7 +136,7 @@ def test_streams_of_a_run_off_a_terminal(world, batchrec, tmp_path):
     assert json.loads(said.out) == said.summary
     assert set(said.summary) == {
         "run_id", "path", "rows", "users", "by_status", "null_rows", "duplicate_rows", "suppressed_users",
-        "parts", "verified", "seconds", "users_per_second",
+        "parts", "verified", "seconds", "users_per_second", "deadline",
     }  # fmt: skip
     lines = said.err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), said.err

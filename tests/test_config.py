@@ -104,11 +104,13 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
         "keep_columns": "age", "users": "x", "bundle": "x", "feature_repo": "x", "output": "x", "run_id": "x",
         "resume": True, "suppress": "x", "max_failed_share": 0.5, "verify": False,
         "cluster": "processes:2", "memory_limit": "4GB", "push": True, "push_view": "x", "metrics": "x",
+        "deadline": "04:00", "time_budget": "90m",
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id", "suppress"}
     decides_no_row = name in {
-        "resume", "max_failed_share", "verify", "cluster", "memory_limit", "push", "push_view", "metrics"
+        "resume", "max_failed_share", "verify", "cluster", "memory_limit", "push", "push_view", "metrics",
+        "deadline", "time_budget",
     }  # fmt: skip
     assert (before.fingerprint() == after.fingerprint()) is (is_place or decides_no_row)
 
@@ -161,3 +163,33 @@ def test_kept_columns_from_flag_variable_and_job_file(monkeypatch, job_file):
 def test_names_that_cannot_stand_beside_the_output(given, problem):
     with pytest.raises(ConfigError, match=f"^--keep-columns is '{given}': {problem}"):
         load_config(NEEDED | {"user_id_column": "uid", "keep_columns": given}, None)
+
+
+@pytest.mark.parametrize("given", ['"04:00"', "04:00:00"])
+def test_a_deadline_is_the_next_such_time(job_file, given):
+    found = load_config(NEEDED, job_file(f"deadline = {given}")).deadline
+    now = datetime.now(UTC)
+    assert now < found <= now + timedelta(days=1, hours=1)
+    assert (found.astimezone().hour, found.astimezone().minute) == (4, 0)
+
+
+@pytest.mark.parametrize("given", ["2030-01-02T04:00:00+01:00", '"2030-01-02T03:00Z"'])
+def test_a_deadline_may_have_a_date(job_file, given):
+    assert load_config(NEEDED, job_file(f"deadline = {given}")).deadline == datetime(2030, 1, 2, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [('"90m"', 5400), ("5400", 5400), ("0.5", 0.5)])
+def test_a_time_budget_is_seconds_or_a_text(job_file, given, seconds):
+    assert load_config(NEEDED, job_file(f"time_budget = {given}")).time_budget == seconds
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "nan", "inf", "soon", "9000h"])
+def test_what_is_no_time_budget(given):
+    with pytest.raises(ConfigError, match=r"^--time-budget is "):
+        load_config(NEEDED | {"time_budget": given}, None)
+
+
+def test_a_deadline_and_a_time_budget_are_one_too_many(monkeypatch, job_file):
+    monkeypatch.setenv("BATCHREC_DEADLINE", "04:00")
+    with pytest.raises(ConfigError, match=r"time_budget in the job file .* there is a deadline already"):
+        load_config(NEEDED, job_file('time_budget = "90m"'))

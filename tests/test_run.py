@@ -40,7 +40,8 @@ def test_manifest_tells_what_was_done(world, batchrec, tmp_path):
         assert hashlib.sha256((folder / part["name"]).read_bytes()).hexdigest() == part["sha256"]
     assert manifest["accounting"] == {
         "input_rows": 1000, "null_rows": 0, "duplicate_rows": 0, "distinct_users": 1000,
-        "by_status": {"ok": 993, "short": 2, "fallback": 5, "unknown": 0, "failed": 0}, "suppressed_users": 0,
+        "by_status": {"ok": 993, "short": 2, "degraded": 0, "fallback": 5, "unknown": 0, "failed": 0},
+        "suppressed_users": 0,
     }  # fmt: skip
     assert datetime.fromisoformat(manifest["as_of"]) == world.cutoff
     assert manifest["options"]["top_k"] == 7

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from inspect import Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
 Suppress = Annotated[
@@ -52,3 +55,16 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 100)
+
+
+def with_options_of(command: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a function that takes its options by name have those of another command, as Typer sees them."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters = [one.replace(annotation=hints[name]) for name, one in signature(command).parameters.items()]
+
+    def with_options(function: Callable[..., None]) -> Callable[..., None]:
+        function.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = hints
+        return function
+
+    return with_options

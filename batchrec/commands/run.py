@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from batchrec.commands.common import Debug, Suppress, print_summary, when_stopped
+
+if TYPE_CHECKING:
+    from batchrec.config import JobConfig
 
 
 class Layout(StrEnum):
@@ -108,6 +111,22 @@ def run(
             show_default="0.0",
         ),
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Time by which the run is published: the next 04:00, or a date and time in ISO 8601, local time "
+            "unless it says otherwise. Where the time does not suffice, users get status degraded and less is computed "
+            "for them: half the candidates, a quarter, an eighth, no ranker, the most popular items.",
+            show_default="none",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="The same as a time from the start of the run: seconds, or a text such as 90m or 1h30m.",
+            show_default="none",
+        ),
+    ] = None,
     verify: Annotated[
         bool | None,
         typer.Option(
@@ -157,10 +176,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Make a list for every user and publish them as one run."""
-    flags = {name: value for name, value in locals().items() if name not in {"config", "debug"}}
-    from batchrec.config import load_config
-
-    job = load_config({name: _plain(value) for name, value in flags.items()}, config)
+    job = job_of(locals())
     from batchrec.run import run as run_job
 
     summary = asdict(run_job(job))
@@ -171,6 +187,14 @@ def run(
         summary |= after_run(job, summary["run_id"], summary["users_per_second"])
     finally:
         print_summary(summary)
+
+
+def job_of(options: dict[str, Any]) -> JobConfig:
+    """Return the settled options of a job from the command's own, which are named as its parameters are."""
+    flags = {name: _plain(value) for name, value in options.items() if name not in {"config", "debug"}}
+    from batchrec.config import load_config
+
+    return load_config(flags, options["config"])
 
 
 def _plain(value: object) -> object:

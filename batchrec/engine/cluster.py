@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 THREADS = 2
@@ -27,6 +29,9 @@ THREADS = 2
 
 LOCAL = "local"
 """Where partitions run unless something else is asked for: inside the run's own process."""
+
+ADDRESSES = ("tcp://", "tls://")
+"""What the address of an existing cluster begins with."""
 
 IN_FLIGHT = 4
 """Tasks a thread that the scheduler knows of at a time: enough that no thread waits, however many tasks there are."""
@@ -114,31 +119,51 @@ def local_cluster(folder: Path) -> Iterator[Client]:
         yield client
 
 
-def as_they_finish(client: Client, function: Callable[[int], Result], numbers: Iterable[int]) -> Iterator[Result]:
-    """Run a function for every number on the cluster and yield results in the order in which they are done.
+def as_they_finish(
+    client: Client,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    in_flight: int = IN_FLIGHT,
+    until: Callable[[], float] | None = None,
+) -> Iterator[Result]:
+    """Run a function for every task on the cluster and yield results in the order in which they are done.
 
-    A worker that dies is none the worse for the run: Dask gives its numbers to others. The first failure of the
+    A worker that dies is none the worse for the run: Dask gives its tasks to others. The first failure of the
     function stops the rest and is raised as it was on the worker.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    function, tasks
+        What is to be done; a task is taken from `tasks` when there is room for it.
+    in_flight
+        Tasks a thread that the scheduler knows of at a time.
+    until
+        Gives the moment, by ``time.monotonic()``, at which tasks that are not done are let go of; those that are under
+        way run on, see :func:`let_go`.
 
     Raises
     ------
     BusyError
         The scheduler is gone, or all workers are and none came back.
     ClusterError
-        One number took several workers down with it.
+        One task took several workers down with it.
     """
-    task, code = packed(function)
-    left = iter(numbers)
+    code_of_task, code = packed(function)
+    left = iter(tasks)
     running: set[Future] = set()
     done: set[Future] = set()
     try:
         while True:
             with connected(client):
-                room = max(1, IN_FLIGHT * sum(client.nthreads().values())) - len(running)
-                for number in islice(left, max(0, room)):
-                    running.add(client.submit(call, task, code, number, pure=False, retries=0))
-                done = _some_done(client, running) if running else set()
+                room = max(1, in_flight * sum(client.nthreads().values())) - len(running)
+                for task in islice(left, max(0, room)):
+                    running.add(client.submit(call, code_of_task, code, task, pure=False, retries=0))
+                done = _some_done(client, running, until) if running else set()
             if not done:
+                if running:
+                    client.cancel([*running], force=True)
                 return
             running -= done
             for future in done:
@@ -149,17 +174,47 @@ def as_they_finish(client: Client, function: Callable[[int], Result], numbers: I
         raise
 
 
-def _some_done(client: Client, running: set[Future]) -> set[Future]:
-    """Wait until a future is done, for as long as there are workers."""
+def let_go(client: Client, shut: Callable[[str], bool], attempt: str) -> bool:
+    """Let no worker write for an attempt any more, and wait for none of their threads when they are closed.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    shut
+        Called on every worker; see :func:`batchrec.fence.shut`.
+    attempt
+        Names the attempt.
+
+    Returns
+    -------
+    bool
+        Whether every worker that the scheduler knows has let go.
+    """
+    answers = client.run(_let_go, shut, attempt, on_error="return")
+    return all(answer is True or isinstance(answer, OSError) for answer in answers.values())  # gone: it writes nothing
+
+
+def _let_go(shut: Callable[[str], bool], attempt: str, dask_worker: Any) -> bool:
+    dask_worker.executor._threads.clear()  # noqa: SLF001 - closing the worker would join them, one of which may hang
+    return shut(attempt)
+
+
+def _some_done(client: Client, running: set[Future], until: Callable[[], float] | None) -> set[Future]:
+    """Wait until a future is done, for as long as there are workers; nothing where the time is up before."""
     from distributed import wait
 
     alive = time.monotonic()
     while True:
+        left = math.inf if until is None else until() - time.monotonic()
         try:
             with client.as_current():  # which is where `wait` looks for its client
-                done, _ = wait(running, timeout=_LOOK_EVERY_SECONDS, return_when="FIRST_COMPLETED")
+                seconds = max(0.0, min(_LOOK_EVERY_SECONDS, left))
+                done, _ = wait(running, timeout=seconds, return_when="FIRST_COMPLETED")
             return set(done)
         except TimeoutError:
+            if left <= 0:
+                return set()
             if client.nthreads():
                 alive = time.monotonic()
             elif time.monotonic() - alive > PATIENCE_SECONDS:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def packed(function: Callable[[int], Any]) -> tuple[bytes, str]:
+def packed(function: Callable[[Any], Any]) -> tuple[bytes, str]:
     """Return the function as bytes, and the code that it is to run on; the first arguments of :func:`call`."""
     return pickle.dumps(function), code_fingerprint()
 
 
-def call(function: bytes, code: str, number: int) -> Any:
-    """Unpack the function and call it with `number`; on the worker.
+def call(function: bytes, code: str, task: Any) -> Any:
+    """Unpack the function and call it with the task; on the worker.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def call(function: bytes, code: str, number: int) -> Any:
             "a Dask worker that joined in mid-run has another batchrec, or other libraries under it, than this process",
             "install the same versions on all workers and run again with --resume",
         )
-    return _unpacked(function)(number)
+    return _unpacked(function)(task)
 
 
 def described() -> dict[str, Any]:
@@ -49,6 +49,6 @@ def ping() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _unpacked(function: bytes) -> Callable[[int], Any]:
-    unpacked: Callable[[int], Any] = pickle.loads(function)  # noqa: S301 - from the client, whom a Dask worker obeys anyway
+def _unpacked(function: bytes) -> Callable[[Any], Any]:
+    unpacked: Callable[[Any], Any] = pickle.loads(function)  # noqa: S301 - from the client, whom a Dask worker obeys anyway
     return unpacked

@@ -66,11 +66,14 @@ class JournalEntry:
         Users of the partition, counted by status.
     seconds
         Wall-clock seconds that the partition spent, by stage.
+    level
+        The level of effort it was made with; see :mod:`batchrec.levels`.
     """
 
     part: PartRecord
     by_status: Mapping[str, int]
     seconds: Mapping[str, float]
+    level: str = "full"
 
 
 def begin(storage: Storage, begun: Begun) -> None:

@@ -84,6 +84,9 @@ class Manifest:
         Which suppression lists were applied and what they took out; None where none was given.
     verification
         What the check of the finished parts found, see :mod:`batchrec.verify`; None where it was left out.
+    deadline
+        When the run had to be published, and which parts were made with less than was asked for; None where neither is
+        the case.
     """
 
     run_id: str
@@ -98,6 +101,7 @@ class Manifest:
     versions: Mapping[str, str]
     suppression: Mapping[str, Any] | None = None
     verification: Mapping[str, Any] | None = None
+    deadline: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, keys always in the same order."""
@@ -116,6 +120,7 @@ class Manifest:
             "versions": _by_name(self.versions),
             "suppression": None if self.suppression is None else dict(self.suppression),
             "verification": None if self.verification is None else dict(self.verification),
+            "deadline": None if self.deadline is None else dict(self.deadline),
         }
 
 

@@ -75,6 +75,9 @@ class Expectation:
         Whether there are propensities.
     personal
         Sources that a personal list (``ok``, ``short``) may have.
+    degraded
+        Sources that a list may have in a part that was made with less than was asked for: there, ``degraded`` takes the
+        place of ``ok`` and ``short``. None elsewhere.
     """
 
     schema: tuple[tuple[str, str], ...]
@@ -82,6 +85,7 @@ class Expectation:
     top_k: int
     sampled: bool
     personal: tuple[str, ...] = (Source.RANKER, Source.RETRIEVAL)
+    degraded: tuple[str, ...] = ()
 
 
 class _Beside(NamedTuple):
@@ -203,7 +207,9 @@ def _register(connection: duckdb.DuckDBPyConnection, table: pa.Table, expected: 
     connection.execute("CREATE TEMP TABLE wanted AS SELECT ?::BIGINT AS top_k", [expected.top_k])
     connection.register("statuses", pa.table({"status": [str(word) for word in Status]}))
     connection.register("sources", pa.table({"source": [str(word) for word in Source]}))
-    fitting = [(status, source) for status in (Status.OK, Status.SHORT) for source in expected.personal]
+    fitting = [(Status.DEGRADED, source) for source in expected.degraded]
+    if not expected.degraded:
+        fitting = [(status, source) for status in (Status.OK, Status.SHORT) for source in expected.personal]
     fitting += [(Status.FALLBACK, Source.POPULARITY), (Status.UNKNOWN, Source.NONE), (Status.FAILED, Source.NONE)]
     words = [pa.array([str(pair[side]) for pair in fitting]) for side in (0, 1)]
     connection.register("fitting", pa.table(words, names=["status", "source"]))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -34,6 +33,13 @@ RUN_CHECKS = ("sums", "unlisted_parts", "part_order", "user_ids", "status_counts
 - ``status_counts``: statuses that the manifest counts otherwise than the rows, in layout ``list``.
 """
 
+_WITHOUT_FEATURES = "popularity"
+_SOURCES_BY_LEVEL = {
+    "retrieval": (str(Source.RETRIEVAL),),
+    _WITHOUT_FEATURES: (str(Source.POPULARITY), str(Source.NONE)),
+}
+"""Sources by the first word of the level a part was made with, where it is not that of the run."""
+
 Each = Callable[[Callable[["PartRecord"], "Finding"], Iterable["PartRecord"]], Iterable["Finding"]]
 """Applies a function to every part and gives the results in order, as ``map`` does."""
 
@@ -47,13 +53,14 @@ class Evidence:
     catalogue
         (N,) raw item ids.
     seen_of
-        (m,) distinct raw user ids to (m,) lists of raw item ids that each has seen as of the run's time.
+        (m,) distinct raw user ids to (m,) lists of raw item ids that each has seen as of the run's time; to None where
+        there was no time to find out, which leaves that unchecked.
     suppressed_items, suppressed_users
         Raw ids that must not occur; None for none.
     """
 
     catalogue: pa.Array
-    seen_of: Callable[[pa.Array], pa.Array]
+    seen_of: Callable[[pa.Array], pa.Array | None]
     suppressed_items: pa.Array | None = None
     suppressed_users: pa.Array | None = None
 
@@ -73,6 +80,8 @@ class Finding(NamedTuple):
         (m,) user ids in the order of the rows.
     items
         Items of all its lists.
+    with_seen
+        Whether its lists were held against what the users have seen.
     """
 
     violations: Mapping[str, int]
@@ -80,6 +89,7 @@ class Finding(NamedTuple):
     by_status: Mapping[str, int]
     ids: pa.Array | None
     items: int
+    with_seen: bool = True
 
 
 def prove(
@@ -103,7 +113,9 @@ def prove(
     Returns
     -------
     dict
-        JSON values: ``checks`` (violations by name, all 0), ``parts``, ``rows``, ``list_items``.
+        JSON values: ``checks`` (violations by name, all 0), ``parts``, ``rows``, ``list_items``, and
+        ``parts_without_seen_check``: those made without a feature, whose lists are the same for all, and those whose
+        users' seen items could not be read in time.
 
     Raises
     ------
@@ -113,7 +125,11 @@ def prove(
         The manifest does not say what is to be expected.
     """
     records = part_records(storage, manifest)
-    check = partial(_check, storage, _expectation(storage, manifest), evidence)
+    expected, levels = expectation(storage, manifest), _levels(manifest)
+
+    def check(record: PartRecord) -> Finding:
+        return check_record(storage, expected, evidence, record, levels.get(record.name))
+
     whole = _Whole(manifest)
     for finding in each(check, records):
         whole.add(finding)
@@ -123,7 +139,8 @@ def prove(
     if any(violations.values()):
         raise _violated(storage, violations, whole.damages, remedy)
     rows = sum(record.rows for record in records)
-    return {"checks": violations, "parts": len(records), "rows": rows, "list_items": whole.items}
+    found = {"checks": violations, "parts": len(records), "rows": rows, "list_items": whole.items}
+    return found | {"parts_without_seen_check": whole.without_seen}
 
 
 class _Whole:
@@ -136,12 +153,13 @@ class _Whole:
         self._digest: IdFingerprint | None = None
         self._last: pa.Scalar | None = None
         self.damages: list[str] = []
-        self.items = 0
+        self.items = self.without_seen = 0
 
     def add(self, finding: Finding) -> None:
         self._violations.update(finding.violations)
         self._by_status.update(finding.by_status)
         self.items += finding.items
+        self.without_seen += not finding.with_seen
         if finding.damage:
             self._violations["sums"] += 1
             self.damages.append(finding.damage)
@@ -170,8 +188,20 @@ class _Whole:
         self._digest.update(ids)
 
 
-def _check(storage: Storage, expected: Expectation, evidence: Evidence, record: PartRecord) -> Finding:
-    """Check one part."""
+def check_record(
+    storage: Storage, expected: Expectation, evidence: Evidence, record: PartRecord, level: str | None = None
+) -> Finding:
+    """Read one part and check it.
+
+    Parameters
+    ----------
+    storage, expected, evidence
+        The run folder, what each part should look like, and what the rows are held against.
+    record
+        The part.
+    level
+        The level of effort it was made with, as the manifest names it; None where it was made as was asked for.
+    """
     try:
         check_part_file(storage, record)
         with storage.open(record.name) as file:
@@ -180,17 +210,25 @@ def _check(storage: Storage, expected: Expectation, evidence: Evidence, record: 
         return Finding({}, error.problem, {}, None, 0)
     except (pa.ArrowException, OSError) as error:
         return Finding({}, str(error), {}, None, 0)
-    ids, seen = _seen(table, evidence)
+    kind = None if level is None else level.split()[0]
+    ids, seen = _seen(table, evidence, with_seen=kind != _WITHOUT_FEATURES)
+    degraded = () if kind is None else _SOURCES_BY_LEVEL.get(kind, expected.personal)
+    expected = replace(expected, degraded=degraded)
     violations = check_part(
-        table, expected, seen, evidence.catalogue, evidence.suppressed_items, evidence.suppressed_users
+        table,
+        expected,
+        seen,
+        evidence.catalogue,
+        evidence.suppressed_items,
+        evidence.suppressed_users,
     )
     is_list = "item_ids" in table.column_names
     items = pc.sum(pc.list_value_length(table["item_ids"])).as_py() or 0 if is_list else table.num_rows
     by_status = counts_by_status(table) if "status" in table.column_names else {}
-    return Finding(violations, "", by_status, ids, items)
+    return Finding(violations, "", by_status, ids, items, seen is not None)
 
 
-def _seen(table: pa.Table, evidence: Evidence) -> tuple[pa.Array | None, pa.Table | None]:
+def _seen(table: pa.Table, evidence: Evidence, *, with_seen: bool) -> tuple[pa.Array | None, pa.Table | None]:
     """Return the user ids of the rows, and what these users have seen; nothing where there are no ids to ask for."""
     if USER_ID not in table.column_names:
         return None, None
@@ -198,15 +236,29 @@ def _seen(table: pa.Table, evidence: Evidence) -> tuple[pa.Array | None, pa.Tabl
     if ids.null_count:
         return None, None
     users = ids.unique()
-    return ids, pa.table({USER_ID: users, "seen": evidence.seen_of(users)})
+    seen = evidence.seen_of(users) if with_seen else None
+    return ids, None if seen is None else pa.table({USER_ID: users, "seen": seen})
 
 
-def _expectation(storage: Storage, manifest: Mapping[str, Any]) -> Expectation:
+def _levels(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    deadline = manifest.get("deadline")
+    return {} if deadline is None else {str(name): str(level) for name, level in deadline["degraded_parts"].items()}
+
+
+def expectation(storage: Storage, manifest: Mapping[str, Any]) -> Expectation:
+    """Return what a manifest says that every part of its run should look like.
+
+    Raises
+    ------
+    ArtifactError
+        It does not say it.
+    """
     try:
         options, schema = manifest["options"], dict(manifest["schema"])
         personal = {"ranker": Source.RANKER, "retrieval": Source.RETRIEVAL}[options["rank_by"]]
         accounting = manifest["accounting"]
         _ = {str(name): int(count) for name, count in accounting["by_status"].items()}, accounting["suppressed_users"]
+        _ = _levels(manifest)
         return Expectation(
             schema=tuple((str(name), str(dtype)) for name, dtype in schema.items()),
             layout=_one_of(options["layout"], "list", "long"),

@@ -30,12 +30,13 @@ WHERE rank IS DISTINCT FROM next_rank
 
 _LIST_LENGTH = """
 SELECT count(*)
-FROM (SELECT status, coalesce(len(item_ids), 0) AS items FROM part), wanted
+FROM (SELECT status, source, coalesce(len(item_ids), 0) AS items FROM part), wanted
 WHERE CASE status
     WHEN 'ok' THEN items <> top_k
     WHEN 'short' THEN items >= top_k
     WHEN 'unknown' THEN items > 0
     WHEN 'failed' THEN items > 0
+    WHEN 'degraded' THEN items > CASE source WHEN 'none' THEN 0 ELSE top_k END
     ELSE items > top_k
 END
 """

@@ -8,8 +8,8 @@ import warnings
 import psutil
 import pytest
 
-from batchrec import errors
-from batchrec.engine.cluster import THREADS, as_they_finish, local_cluster
+from batchrec import errors, fence
+from batchrec.engine.cluster import THREADS, as_they_finish, let_go, local_cluster
 
 
 def square(number):
@@ -82,3 +82,19 @@ def test_errors_survive_the_way_between_processes(kind):
     assert type(there) is kind
     assert (there.problem, there.remedy, there.exit_code) == ("what was found", "what to do", kind.exit_code)
     assert str(there) == "what was found: what to do."
+
+
+def hangs_after_the_first(number):
+    if number:
+        time.sleep(20)
+    return number
+
+
+def test_what_is_not_done_in_time_is_let_go_of_and_not_waited_for(tmp_path):
+    start = time.monotonic()
+    with local_cluster(tmp_path) as client:
+        assert list(as_they_finish(client, hangs_after_the_first, range(9), 1, lambda: start + 2)) == [0]
+        assert let_go(client, fence.shut, "let go")
+    assert 2 <= time.monotonic() - start < 15
+    with pytest.raises(errors.BusyError), fence.passing("let go"):
+        pytest.fail("passed")

@@ -43,7 +43,7 @@ def test_every_promised_key(tmp_path, manifest):
             "null_rows": 1,
             "duplicate_rows": 2,
             "distinct_users": 4,
-            "by_status": {"ok": 1, "short": 1, "fallback": 1, "unknown": 1, "failed": 0},
+            "by_status": {"ok": 1, "short": 1, "degraded": 0, "fallback": 1, "unknown": 1, "failed": 0},
             "suppressed_users": 0,
         },
         "fingerprints": {"bundle": "b", "code": "d", "config": "c", "users": "u"},
@@ -52,6 +52,7 @@ def test_every_promised_key(tmp_path, manifest):
         "versions": {"batchrec": "0.1.0"},
         "suppression": None,
         "verification": None,
+        "deadline": None,
     }
 
 

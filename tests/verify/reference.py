@@ -13,6 +13,7 @@ PERSONAL = ("ranker",)
 FITTING = {
     "ok": PERSONAL,
     "short": PERSONAL,
+    "degraded": (),
     "fallback": ("popularity",),
     "unknown": ("none",),
     "failed": ("none",),
@@ -87,5 +88,6 @@ def _of_layout(count, rows, lists, layout, top_k, sampled):
             "short": range(top_k),
             "unknown": [0],
             "failed": [0],
+            "degraded": [0] if source == "none" else range(top_k + 1),
         }.get(status, range(top_k + 1))
         count["list_length"] += len(items) not in allowed

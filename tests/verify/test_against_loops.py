@@ -32,7 +32,7 @@ def list_rows(draw, make_id):
         "item_ids": items,
         "scores": draw(numbers),
         "propensities": draw(numbers),
-        "status": draw(maybe(st.sampled_from([*SOURCES, "odd"]))),
+        "status": draw(maybe(st.sampled_from([*SOURCES, "degraded", "odd"]))),
         "source": draw(maybe(st.sampled_from([*SOURCES.values(), "retrieval", "odd"]))),
     }
 

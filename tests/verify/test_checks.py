@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -254,6 +255,7 @@ def test_users_by_status():
     assert list(counts.items()) == [
         ("ok", 1),
         ("short", 2),
+        ("degraded", 0),
         ("fallback", 1),
         ("unknown", 1),
         ("failed", 1),
@@ -261,3 +263,34 @@ def test_users_by_status():
         ("null", 1),
     ]
     assert set(counts_by_status(part.table.slice(0, 0)).values()) == {0}
+
+
+def degraded(*sources, **statuses):
+    """Check a part that was made with less than was asked for: its personal lists are degraded, but for some."""
+    part = Part("list", "int")
+    for row in part.rows:
+        if row["status"] in {"ok", "short"}:
+            row["status"] = statuses.get(row["status"], "degraded")
+    ids = [pa.array(ids) for ids in (part.catalogue, part.suppressed_items, part.suppressed_users)]
+    return check_part(part.table, replace(part.expected, degraded=sources), part.seen_table, *ids)
+
+
+def test_in_a_part_made_with_less_personal_lists_are_degraded():
+    assert degraded("ranker") == spoiled()
+    assert degraded("ranker", ok="ok") == spoiled(status_source=1)
+    assert degraded("ranker", short="short") == spoiled(status_source=1)
+    assert degraded("retrieval") == spoiled(status_source=2)
+
+
+def test_elsewhere_no_list_is_degraded():
+    assert degraded() == spoiled(status_source=2)
+
+
+def test_a_degraded_list_has_at_most_as_many_items_as_asked_for_and_none_without_a_source():
+    part = Part("list", "int")
+    part.rows[0]["status"] = "degraded"
+    list_of(3, TOP_K + 1)(part)
+    assert part.check() == spoiled(status_source=1, list_length=1)
+    part.rows[0] |= {"source": "none"}
+    list_of(3, 1)(part)
+    assert part.check() == spoiled(status_source=1, list_length=1)
