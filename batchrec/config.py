@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
+from batchrec.log import LogFormat
 from batchrec.schema import output_columns
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ class JobConfig(BaseSettings):
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
+    log_format: LogFormat = Field(
+        "text", description="form of the log on standard error: lines for people, or one JSON object a line"
+    )
     metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
 
     cluster: str = Field(
@@ -210,7 +214,7 @@ _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
-    *("push", "push_view", "metrics"),  # what is done with it afterwards
+    *("push", "push_view", "log_format", "metrics"),  # what is done with it afterwards
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import THREADS
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
+from batchrec.log import about
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
@@ -89,6 +90,7 @@ def run(config: JobConfig) -> RunSummary:
     output = open_storage(config.output)
     with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
         config = settle(config, output, now)
+        about(run_id=config.run_id)
         folder = RunFolder.open(output, str(config.run_id))
         with _resumable(folder):
             finished = _finish(config, folder, now, stopwatch)
@@ -114,7 +116,8 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
         read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
-            say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
+            without = f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists"
+            say(without, level="warning")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
         work = _work(config, path, loaded.bundle.fingerprint)
@@ -188,7 +191,10 @@ def _proof(
             f"all parts are finished, but seen items could not be read to prove them ({error.problem})",
             "run again with --resume, or with --no-verify",
         ) from error
-    say(f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, no violation")
+    say(
+        f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, no violation",
+        event="verified",
+    )
     return proof
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from batchrec.commands.common import Debug, Suppress, print_summary, when_stopped
+from batchrec.log import detail, use_format
 
 
 class Layout(StrEnum):
@@ -24,6 +25,13 @@ class RankBy(StrEnum):
 
     RANKER = "ranker"
     RETRIEVAL = "retrieval"
+
+
+class LogFormat(StrEnum):
+    """Form of the log on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Fallback(StrEnum):
@@ -142,6 +150,12 @@ def run(
         str | None,
         typer.Option(help="Name of the feature view to push into.", show_default="user_recommendations"),
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            help="Form of the log on standard error: lines for people, or one JSON object a line.", show_default="text"
+        ),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(
@@ -161,9 +175,11 @@ def run(
     from batchrec.config import load_config
 
     job = load_config({name: _plain(value) for name, value in flags.items()}, config)
+    use_format(job.log_format)
     from batchrec.run import run as run_job
 
     summary = asdict(run_job(job))
+    detail(f"published {summary['path']}", event="published", **summary)
     try:
         when_stopped("the run is published, its push can be gone on with: `batchrec push`")
         from batchrec.delivery.after_run import after_run

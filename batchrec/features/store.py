@@ -350,7 +350,8 @@ class FeatureStore:
             _SAID.add(path)
             say(
                 f"{path} {reason}: every partition reads far more of it than its own users; sort it once with "
-                f"`batchrec sort-features --feature-repo {self.repo} {view}`"
+                f"`batchrec sort-features --feature-repo {self.repo} {view}`",
+                level="warning",
             )
 
     def _shared_key(self, refs: Sequence[FeatureRef]) -> JoinKey:
