@@ -95,6 +95,9 @@ class JobConfig(BaseSettings):
         "text", description="form of the log on standard error: lines for people, or one JSON object a line"
     )
     metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
+    lineage: Path | None = Field(
+        None, description="file to which OpenLineage events of the run are appended, one JSON object a line"
+    )
 
     cluster: str = Field(
         LOCAL,
@@ -214,7 +217,7 @@ _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
-    *("push", "push_view", "log_format", "metrics"),  # what is done with it afterwards
+    *("push", "push_view", "log_format", "metrics", "lineage"),  # what is done with it afterwards
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from batchrec.delivery.lineage import check_lineage, recorded
 from batchrec.engine.cluster import THREADS
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
 from batchrec.log import about
@@ -32,12 +33,13 @@ from batchrec.versions import code_fingerprint, versions
 from batchrec.worker import Work, release_resources, resources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import pyarrow as pa
 
     from batchrec.config import JobConfig
+    from batchrec.features.sources import ViewSource
     from batchrec.output.storage import Held, Storage
     from batchrec.parts import FinalPart
     from batchrec.suppression import Suppression
@@ -87,14 +89,16 @@ def run(config: JobConfig) -> RunSummary:
     """
     now, started = datetime.now(UTC), time.monotonic()
     stopwatch = Stopwatch()
+    check_lineage(config.lineage)
     output = open_storage(config.output)
     with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
         config = settle(config, output, now)
         about(run_id=config.run_id)
         folder = RunFolder.open(output, str(config.run_id))
-        with _resumable(folder):
+        with _resumable(folder), recorded(config, folder) as lineage:
             finished = _finish(config, folder, now, stopwatch)
             manifest = _publish(config, folder, finished, held, stopwatch)
+            lineage.complete(manifest, lambda: _sources(config))
     return _summary(folder, manifest, time.monotonic() - started, stopwatch.seconds["compute"])
 
 
@@ -219,6 +223,11 @@ def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> 
         "config": config.fingerprint(),
         "code": code_fingerprint(),
     }
+
+
+def _sources(config: JobConfig) -> Iterable[ViewSource]:
+    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    return loaded.store.sources(loaded.refs)
 
 
 def _suppressed(finished: _Finished) -> dict[str, Any] | None:

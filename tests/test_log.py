@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from batchrec.errors import FeatureError
 from batchrec.features.retry import retried
 from batchrec.features.store import FeatureStore
 from batchrec.log import VARIABLE, about, announce, detail, log_of_command, say
-from tests.faults.support import ended, start, wait_for
+from tests.faults.support import ended, start
 
 STAGES = {"read features", "encode", "query tower", "retrieve and filter", "rank", "sample", "write"}
 
@@ -36,25 +35,8 @@ def of(lines: list[dict], event: str) -> list[dict]:
     return [line for line in lines if line["event"] == event]
 
 
-@pytest.fixture(scope="module")
-def stopped_and_resumed(world, tmp_path_factory):
-    """What two processes logged: a run that is told to stop when a few parts are finished, and the one that goes on."""
-    output = tmp_path_factory.mktemp("log")
-    journal = output / "night" / "_journal"
-    process = start(world, output, "--log-format=json")
-    wait_for(lambda: len(list(journal.glob("part-*.json"))) >= 3, process)
-    process.send_signal(signal.SIGTERM)
-    code, err = ended(process)
-    assert code == 75, err
-    finished = sorted(int(path.stem[5:]) for path in journal.glob("part-*.json"))
-    code, more = ended(start(world, output, env={VARIABLE: "json"}))
-    assert code == 0, more
-    return finished, err, more
-
-
 def test_a_run_told_to_stop(stopped_and_resumed):
-    finished, err, _ = stopped_and_resumed
-    lines = parsed(err)
+    finished, lines = stopped_and_resumed.finished, parsed(stopped_and_resumed.stopped)
     told = sorted(line["partition"] for line in of(lines, "partition_finished"))
     # The signal can fall between the journal's entry and the line about it, but no line is lost on its way out.
     assert set(told) <= set(finished)
@@ -71,8 +53,7 @@ def test_a_run_told_to_stop(stopped_and_resumed):
 
 
 def test_a_run_that_goes_on(stopped_and_resumed):
-    finished, _, err = stopped_and_resumed
-    lines = parsed(err)
+    finished, lines = stopped_and_resumed.finished, parsed(stopped_and_resumed.resumed)
     (begun,) = of(lines, "begun")
     assert (begun["partitions"], begun["finished"]) == (25, len(finished))
     assert begun["message"].startswith("going on: ")

@@ -153,13 +153,21 @@ def run(
     log_format: Annotated[
         LogFormat | None,
         typer.Option(
-            help="Form of the log on standard error: lines for people, or one JSON object a line.", show_default="text"
+            help="Form of the messages on standard error: text for people, or one JSON object a line.",
+            show_default="text",
         ),
     ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(
             help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+        ),
+    ] = None,
+    lineage: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to which OpenLineage events of the run are appended, one JSON object a line.",
+            show_default="none",
         ),
     ] = None,
     config: Annotated[
