@@ -16,7 +16,7 @@ from batchrec import __version__
 from batchrec.commands import models, published
 from batchrec.commands.common import stopped_words
 from batchrec.commands.run import run
-from batchrec.errors import BatchrecError
+from batchrec.errors import EXIT_INTERRUPTED, BatchrecError
 from batchrec.log import announce, is_json, log_of_command
 from batchrec.redact import redact
 
@@ -32,7 +32,6 @@ app = typer.Typer(
     help="Every user's top-k list, every night: features, retrieval, filter, ranking and ordering as one batch job.",
 )
 
-EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 75
 """By SIGTERM: temporary, the same run can be gone on with."""
 

@@ -94,7 +94,9 @@ class JobConfig(BaseSettings):
     log_format: LogFormat = Field(
         "text", description="form of the log on standard error: lines for people, or one JSON object a line"
     )
-    metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
+    metrics: Path | None = Field(
+        None, description="file for Prometheus: figures of the last published run, exit code of the last run of all"
+    )
     lineage: Path | None = Field(
         None, description="file to which OpenLineage events of the run are appended, one JSON object a line"
     )

@@ -160,7 +160,8 @@ def run(
     metrics: Annotated[
         Path | None,
         typer.Option(
-            help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+            help="File for Prometheus' textfile collector: figures of the last published run, exit code of the last run of all.",
+            show_default="none",
         ),
     ] = None,
     lineage: Annotated[
@@ -184,17 +185,17 @@ def run(
 
     job = load_config({name: _plain(value) for name, value in flags.items()}, config)
     use_format(job.log_format)
+    from batchrec.delivery.after_run import after_run, attempt_recorded
     from batchrec.run import run as run_job
 
-    summary = asdict(run_job(job))
-    detail(f"published {summary['path']}", event="published", **summary)
-    try:
-        when_stopped("the run is published, its push can be gone on with: `batchrec push`")
-        from batchrec.delivery.after_run import after_run
-
-        summary |= after_run(job, summary["run_id"], summary["users_per_second"])
-    finally:
-        print_summary(summary)
+    with attempt_recorded(job):
+        summary = asdict(run_job(job))
+        detail(f"published {summary['path']}", event="published", **summary)
+        try:
+            when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+            summary |= after_run(job, summary["run_id"], summary["users_per_second"])
+        finally:
+            print_summary(summary)
 
 
 def _plain(value: object) -> object:
