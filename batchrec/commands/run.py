@@ -160,7 +160,8 @@ def run(
     metrics: Annotated[
         Path | None,
         typer.Option(
-            help="File for Prometheus' textfile collector: figures of the last published run, exit code of the last run of all.",
+            help="File for Prometheus' textfile collector: figures of the last published run, exit code of the last "
+            "run of all.",
             show_default="none",
         ),
     ] = None,
