@@ -97,7 +97,8 @@ def _table(
 def _kept(rows: int) -> pa.Table:
     one = {
         "age": 41, "weight": 0.1, "active": True, "joined": dt.date(2020, 2, 29),
-        "seen": dt.datetime(2026, 1, 2, 3, 4, 5, 678901, dt.UTC), "local": dt.datetime.fromisoformat("2026-07-01T12:00:00.005"),
+        "seen": dt.datetime(2026, 1, 2, 3, 4, 5, 678901, dt.UTC),
+        "local": dt.datetime.fromisoformat("2026-07-01T12:00:00.005"),
         "spent": decimal.Decimal("1234567890.12"), "big": decimal.Decimal("1.00000000000000000001"),
     }  # fmt: skip
     none: dict[str, Any] = dict.fromkeys(one)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from batchrec.cli import Terminated
@@ -14,6 +16,7 @@ from batchrec.config import JobConfig
 from batchrec.delivery.after_run import attempt_recorded
 from batchrec.delivery.metrics import write_attempt, write_metrics
 from batchrec.errors import GateError, NothingToDo, SinkError
+from tests.runs import ROOT
 
 MANIFEST = {
     "created": "2026-02-03T04:05:06.500000Z",
@@ -135,3 +138,13 @@ def test_the_outcome_is_the_exit_code(tmp_path, stop, code):
         raise stop
     assert parsed(path)["batchrec_last_attempt_exit_code",] == code
     assert outputs(path) == {str(Path("out").absolute())}
+
+
+def test_the_alert_rules_ask_for_figures_that_there_are(tmp_path):
+    path = tmp_path / "batchrec.prom"
+    write_metrics(path, "out", MANIFEST, 1.0)
+    write_attempt(path, "out", datetime.now(UTC), 0)
+    rules = yaml.safe_load((ROOT / "jobs" / "alerts.yml").read_text())["groups"][0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"batchrec_\w+", rule["expr"])}
+    assert len(rules) == 4
+    assert asked <= {key[0] for key in parsed(path)}
