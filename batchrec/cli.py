@@ -17,7 +17,7 @@ from batchrec.commands import models, published
 from batchrec.commands.common import stopped_words
 from batchrec.commands.run import run
 from batchrec.errors import EXIT_INTERRUPTED, BatchrecError
-from batchrec.log import announce, is_json, log_of_command
+from batchrec.log import announce, begin_log, is_json
 from batchrec.redact import redact
 
 if TYPE_CHECKING:
@@ -53,13 +53,7 @@ def main() -> None:
     _quiet_libraries()
     if sys.stderr is None:  # closed by whoever started this
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
-    with log_of_command(_log_format(sys.argv)):
-        code = _ended()
-    sys.exit(code)
-
-
-def _ended() -> int:
-    """Run a command; return its exit code, or leave at once where it was stopped from outside."""
+    begin_log(_log_format(sys.argv))
     stopped = 0
     try:
         with _terminated_by_signal():
@@ -74,7 +68,7 @@ def _ended() -> int:
         stopped = EXIT_INTERRUPTED
     if stopped:
         _stop(stopped)
-    return int(code or 0)
+    sys.exit(code)
 
 
 app.command()(run)

@@ -12,15 +12,12 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from batchrec.redact import redact, redact_value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LogFormat = Literal["text", "json"]
 
@@ -63,6 +60,15 @@ def is_json() -> bool:
     return os.environ.get(VARIABLE) == "json"
 
 
+def begin_log(log_format: LogFormat | None) -> None:
+    """Begin the log of a command, in this format if one is given, otherwise in that of the environment."""
+    _ABOUT.set(None)
+    if log_format is None:
+        set_up_log()
+    else:
+        use_format(log_format)
+
+
 def use_format(log_format: LogFormat) -> None:
     """Log in this format from here on, here and in the processes that are started from now on.
 
@@ -80,23 +86,6 @@ def set_up_log() -> None:
         sys.stderr = _LibraryLines(sys.stderr)
     elif not is_json() and isinstance(sys.stderr, _LibraryLines):
         sys.stderr = sys.stderr.beneath
-
-
-@contextmanager
-def log_of_command(log_format: LogFormat | None) -> Iterator[None]:
-    """Log in this format inside the block, if one is given; afterwards all is as it was before."""
-    before, stream = os.environ.get(VARIABLE), sys.stderr
-    _ABOUT.set(None)
-    try:
-        if log_format is not None:
-            use_format(log_format)
-        set_up_log()
-        yield
-    finally:
-        sys.stderr = stream
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
 
 
 class _LibraryLines(io.TextIOBase):

@@ -13,8 +13,9 @@ import pytest
 from batchrec.errors import FeatureError
 from batchrec.features.retry import retried
 from batchrec.features.store import FeatureStore
-from batchrec.log import VARIABLE, about, announce, detail, log_of_command, say
+from batchrec.log import VARIABLE, about, announce, begin_log, detail, say
 from tests.faults.support import ended, start
+from tests.runs import log_as_before
 
 STAGES = {"read features", "encode", "query tower", "retrieve and filter", "rank", "sample", "write"}
 
@@ -151,7 +152,8 @@ class TestLines:
     @pytest.fixture(autouse=True)
     def json_lines(self, monkeypatch):
         monkeypatch.setenv(VARIABLE, "json")
-        with log_of_command(None):
+        with log_as_before():
+            begin_log(None)
             yield
 
     def test_fields(self, capsys):

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from batchrec import __version__
 from batchrec.delivery.dataset_names import DatasetName, dataset_name
-from batchrec.errors import ConfigError
+from batchrec.errors import ConfigError, SinkError
 from batchrec.log import say
 from batchrec.output.journal import BEGUN
 from batchrec.output.location import CURRENT
@@ -98,8 +98,7 @@ class RunLineage:
 
     def begin(self) -> None:
         """Tell that the run begins, or goes on."""
-        kind = "RUNNING" if self.config.lineage and self.folder.storage.exists(BEGUN) else "START"
-        self._emit(kind, lambda: (_places_read(self.config), [self._output()]))
+        self._emit("RUNNING" if self._goes_on else "START", lambda: (_places_read(self.config), [self._output()]))
 
     def complete(self, manifest: Manifest, sources: Callable[[], Iterable[ViewSource]]) -> None:
         """Tell what was read and published.
@@ -177,6 +176,13 @@ class RunLineage:
         version = _facet(dataset_version_dataset.DatasetVersionDatasetFacet, datasetVersion=self.folder.run_id)
         facets = _source_facets(name) | _schema_facets(manifest.schema) | _symlink_facets(run) | {"version": version}
         return OutputDataset(*name, facets=facets, outputFacets={"outputStatistics": statistics})
+
+    @property
+    def _goes_on(self) -> bool:
+        try:
+            return self.config.lineage is not None and self.folder.storage.exists(BEGUN)
+        except SinkError:  # a store that is away is told of by the run itself
+            return False
 
     @property
     def _namespace(self) -> str:

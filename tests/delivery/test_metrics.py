@@ -66,16 +66,16 @@ def test_figures_of_a_run(tmp_path):
 
 def test_an_attempt_leaves_the_figures_of_the_last_success(tmp_path):
     path, ended = tmp_path / "batchrec.prom", datetime(2026, 2, 4, 5, tzinfo=UTC)
-    write_metrics(path, 's3://key:secret@bucket/a\\b"c', MANIFEST, 123.4)
+    write_metrics(path, 's3://key:secret@bucket/a\\nb"c', MANIFEST, 123.4)
     success = parsed(path)
-    assert outputs(path) == {'s3://***@bucket/a\\b"c'}
+    assert outputs(path) == {'s3://***@bucket/a\\nb"c'}
     for code in (3, 75, 0):
-        write_attempt(path, 's3://key:secret@bucket/a\\b"c', ended, code)
+        write_attempt(path, 's3://key:secret@bucket/a\\nb"c', ended, code)
         assert parsed(path) == success | {
             ("batchrec_last_attempt_timestamp_seconds",): ended.timestamp(),
             ("batchrec_last_attempt_exit_code",): code,
         }
-    assert outputs(path) == {'s3://***@bucket/a\\b"c'}
+    assert outputs(path) == {'s3://***@bucket/a\\nb"c'}
 
 
 def test_an_attempt_before_any_success(tmp_path):
