@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT ?= 60
 
-.PHONY: help demo test test-slow bench lint constraints clean
+.PHONY: help demo test test-slow test-spark bench lint constraints clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -31,6 +31,11 @@ test: $(INSTALLED)
 ## make test-slow    the tests marked slow: real data and long faults, about an hour
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+## make test-spark   the Spark example of docs/reading.md, with pyspark in .venv-spark; needs Java 17 or newer
+SPARK := .venv-spark
+test-spark: $(INSTALLED) $(SPARK)/.installed
+	SPARK_PYTHON=$(CURDIR)/$(SPARK)/bin/python $(BIN)/python -m pytest -m slow tests/test_reading.py
 
 ## make bench        measure against other ways to do the same; SIZE=R1 for ten times as many users and items
 SIZE ?= R0
@@ -61,7 +66,7 @@ constraints: $(BIN)/python
 
 ## make clean        remove .venv, caches and what the demo made
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(SPARK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf bundles/demo feature_repo/data output/demo output/demo-retrieval
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -86,4 +91,9 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/cpu-*.txt) | $(BIN)/python
 .venv-peers/.installed: benchmarks/peers.txt | $(BIN)/python
 	@$(BIN)/python -m venv --clear .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	@touch $@
+
+$(SPARK)/.installed: | $(BIN)/python
+	@$(BIN)/python -m venv --clear $(SPARK)
+	@$(SPARK)/bin/python -m pip install --quiet 'pyspark==4.*'
 	@touch $@

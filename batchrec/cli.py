@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 import typer
 
@@ -17,11 +17,14 @@ from batchrec.commands import models, published
 from batchrec.commands.common import stopped_words
 from batchrec.commands.plan import plan
 from batchrec.commands.run import run
-from batchrec.errors import BatchrecError
+from batchrec.errors import EXIT_INTERRUPTED, BatchrecError
+from batchrec.log import announce, begin_log, is_json
 from batchrec.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from batchrec.log import LogFormat
 
 app = typer.Typer(
     add_completion=False,
@@ -30,7 +33,6 @@ app = typer.Typer(
     help="Every user's top-k list, every night: features, retrieval, filter, ranking and ordering as one batch job.",
 )
 
-EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 75
 """By SIGTERM: temporary, the same run can be gone on with."""
 
@@ -44,12 +46,15 @@ _UsageError: Any = typer.BadParameter.__base__
 class Terminated(BaseException):
     """SIGTERM came, by which schedulers stop a job."""
 
+    exit_code: ClassVar[int] = EXIT_TERMINATED
+
 
 def main() -> None:
     """Run a command; end with the exit code that its outcome stands for."""
     _quiet_libraries()
     if sys.stderr is None:  # closed by whoever started this
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
+    begin_log(_log_format(sys.argv))
     stopped = 0
     try:
         with _terminated_by_signal():
@@ -96,12 +101,26 @@ def no_command(
         raise typer.Exit(2)
 
 
+def _log_format(arguments: list[str]) -> LogFormat | None:
+    """Read the format of the log off the command line: what is wrong with the line itself is to be told in it."""
+    for place, word in enumerate(arguments):
+        name, sign, value = word.partition("=")
+        if name == "--log-format":
+            given = value if sign else next(iter(arguments[place + 1 :]), "")
+            return "json" if given == "json" else "text"
+    return None
+
+
 def _told(error: Exception) -> int:
     """Print an error as one line, whatever line breaks a library put into it; return the exit code it stands for."""
+    trace = {}
     if "--debug" in sys.argv:
-        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+        trace = {"traceback": "".join(traceback.format_exception(error))}
+        if not is_json():
+            print(redact(trace["traceback"]), file=sys.stderr)
     sentence, code = _sentence(error)
-    print(f"batchrec: error: {redact(' '.join(sentence.split()))}", file=sys.stderr)
+    sentence = " ".join(sentence.split())
+    announce(f"batchrec: error: {sentence}", sentence, event="error", exit_code=code, **trace)
     return code
 
 
@@ -135,7 +154,8 @@ def _terminated_by_signal() -> Iterator[None]:
 def _stop(code: int) -> NoReturn:
     """Leave at once, without waiting for threads that are in the middle of a part: a part is there whole or not."""
     word = "interrupted" if code == EXIT_INTERRUPTED else "terminated"
-    print(f"batchrec: {word}, {stopped_words()}", file=sys.stderr)
+    sentence = f"{word}, {stopped_words()}"
+    announce(f"batchrec: {sentence}", sentence, event="stopped", exit_code=code)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()

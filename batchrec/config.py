@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
+from batchrec.log import LogFormat
 from batchrec.schema import output_columns
 from batchrec.times import duration_of, moment_of
 
@@ -103,7 +104,15 @@ class JobConfig(BaseSettings):
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
-    metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
+    log_format: LogFormat = Field(
+        "text", description="form of the log on standard error: lines for people, or one JSON object a line"
+    )
+    metrics: Path | None = Field(
+        None, description="file for Prometheus: figures of the last published run, exit code of the last run of all"
+    )
+    lineage: Path | None = Field(
+        None, description="file to which OpenLineage events of the run are appended, one JSON object a line"
+    )
 
     cluster: str = Field(
         LOCAL,
@@ -243,7 +252,7 @@ _NOT_IN_ROWS = {
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
     *("deadline", "time_budget"),  # a part made with less than was asked for is on record as such
-    *("push", "push_view", "metrics"),  # what is done with it afterwards
+    *("push", "push_view", "log_format", "metrics", "lineage"),  # what is done with it afterwards
 }
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+EXIT_INTERRUPTED = 130
+"""By Ctrl-C, as shells have it: 128 and the number of the signal."""
+
 
 class BatchrecError(Exception):
     """Root of all errors raised on purpose.

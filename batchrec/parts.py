@@ -17,6 +17,7 @@ from batchrec.errors import BusyError, GateError
 from batchrec.fence import shut
 from batchrec.lending import within_reach
 from batchrec.levels import FULL, POPULARITY, levels
+from batchrec.log import detail
 from batchrec.output import journal
 from batchrec.output.part import count_by_status, write_part
 from batchrec.output.record import PartRecord, part_name
@@ -121,7 +122,8 @@ def make_parts(
     entries = {number: done[part_name(number)] for number in numbers if part_name(number) in done}
     missing = [number for number in numbers if number not in entries]
     left = users - sum(sum(entry.by_status.values()) for entry in entries.values())
-    say(_plan(work, len(numbers), len(entries), left))
+    plan = _plan(work, len(numbers), len(entries), left)
+    say(plan, event="begun", users=left, partitions=len(numbers), finished=len(entries))
     if not missing:
         return Made(entries, {})
     failed = {}
@@ -135,7 +137,14 @@ def make_parts(
         for outcome in _outcomes(client, reached, missing, schedule):
             level = FULL if schedule is None else schedule.done(outcome).name
             if outcome.part is None:
-                say(f"{part_name(outcome.partition)} failed: {outcome.failure}")
+                say(
+                    f"{part_name(outcome.partition)} failed: {outcome.failure}",
+                    event="partition_failed",
+                    level="warning",
+                    partition=outcome.partition,
+                    users=outcome.users,
+                    seconds=_rounded(outcome.seconds),
+                )
                 failed[outcome.partition] = outcome
             else:
                 entry = journal.JournalEntry(outcome.part, outcome.by_status, outcome.seconds, level)
@@ -143,6 +152,16 @@ def make_parts(
                 entries[outcome.partition] = entry
                 if reserve is not None:
                     reserve.measure(outcome.part, outcome.users)
+                detail(
+                    f"{outcome.part.name} finished",
+                    event="partition_finished",
+                    partition=outcome.partition,
+                    users=outcome.users,
+                    by_status={status: users for status, users in outcome.by_status.items() if users},
+                    seconds=_rounded(outcome.seconds),
+                    rows=outcome.part.rows,
+                    bytes=outcome.part.bytes,
+                )
             progress.advance(outcome.users)
         left_over = [] if schedule is None else schedule.left_over()
         if left_over:
@@ -266,6 +285,10 @@ def by_stage(parts: Sequence[FinalPart]) -> dict[str, float]:
     """Seconds of every stage, added over partitions; partitions overlap, so this may exceed the wall clock."""
     stages = dict.fromkeys(stage for part in parts for stage in part.seconds)
     return {stage: sum(part.seconds.get(stage, 0.0) for part in parts) for stage in stages}
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(spent, 4) for stage, spent in seconds.items()}
 
 
 def _plan(work: Work, partitions: int, finished: int, users: int) -> str:

@@ -1,27 +1,21 @@
-"""Progress of long work: a bar with its rate on a terminal, plain log lines elsewhere. Always on standard error."""
+"""Progress of long work: a bar with its rate on a terminal, log lines elsewhere. Always on standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from batchrec.redact import redact
+from batchrec.log import is_json, say
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.progress import Progress as RichProgress
 
+__all__ = ["Progress", "say"]
+
 LINE_EVERY_SECONDS = 10.0
-
-
-def say(message: str) -> None:
-    """Print one line of plain log to standard error, without secrets."""
-    stamp = time.strftime("%H:%M:%S")
-    with suppress(OSError):  # whoever read the log is gone: no reason to stop the work
-        print(f"{stamp} {redact(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -46,7 +40,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._start = self._last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_json():
             self._bar = _terminal_bar()
             self._task = self._bar.add_task(self.title, total=self.total, rate="")
             self._bar.start()
@@ -58,7 +52,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and not self.quiet:
-            say(f"{self.title}: {self.done:,} {self.unit} in {self.seconds:.1f} s, {self.rate:,.0f} {self.unit}/s")
+            self._say(f"{self.done:,} {self.unit} in {self.seconds:.1f} s")
 
     @property
     def seconds(self) -> float:
@@ -77,7 +71,18 @@ class Progress:
             self._bar.update(self._task, completed=self.done, rate=f"{self.rate:,.0f} {self.unit}/s")
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            say(f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {self.rate:,.0f} {self.unit}/s")
+            self._say(f"{self.done:,} of {self.total:,} {self.unit}")
+
+    def _say(self, far: str) -> None:
+        say(
+            f"{self.title}: {far}, {self.rate:,.0f} {self.unit}/s",
+            event="progress",
+            done=self.done,
+            total=self.total,
+            unit=self.unit,
+            seconds=round(self.seconds, 3),
+            per_second=round(self.rate, 1),
+        )
 
 
 def _terminal_bar() -> RichProgress:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import Deadline
 from batchrec.degraded import degraded, told
+from batchrec.delivery.lineage import check_lineage, recorded
 from batchrec.errors import BusyError, GateError, SchemaError, SinkError
+from batchrec.log import about
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
@@ -31,12 +33,13 @@ from batchrec.versions import code_fingerprint, versions
 from batchrec.worker import Work, release_resources, resources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import pyarrow as pa
 
     from batchrec.config import JobConfig
+    from batchrec.features.sources import ViewSource
     from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
     from batchrec.reserve import Reserve
@@ -87,13 +90,16 @@ def run(config: JobConfig) -> RunSummary:
     now, started = datetime.now(UTC), time.monotonic()
     stopwatch = Stopwatch()
     deadline = Deadline.of(config, now, started)
+    check_lineage(config.lineage)
     output = open_storage(config.output)
     with _released(), output.lock(LOCK, f"to {output.shown()}") as held:
         config = settle(config, output, now)
+        about(run_id=config.run_id)
         folder = RunFolder.open(output, str(config.run_id))
-        with _resumable(folder):
+        with _resumable(folder), recorded(config, folder) as lineage:
             finished = _finish(config, folder, now, stopwatch, deadline)
             manifest = _publish(config, folder, finished, held, stopwatch)
+            lineage.complete(manifest, lambda: _sources(config))
     ended = time.monotonic()
     kept = None if manifest.deadline is None else told(deadline, manifest.deadline, ended)
     return _summary(folder, manifest, ended - started, stopwatch.seconds["compute"], kept)
@@ -119,7 +125,8 @@ def _finish(
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
         read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
-            say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
+            without = f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists"
+            say(without, level="warning")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
         work = work_of(config, path, loaded.bundle.fingerprint)
@@ -201,6 +208,11 @@ def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> 
         "config": config.fingerprint(),
         "code": code_fingerprint(),
     }
+
+
+def _sources(config: JobConfig) -> Iterable[ViewSource]:
+    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    return loaded.store.sources(loaded.refs)
 
 
 def _suppressed(finished: _Finished) -> dict[str, Any] | None:

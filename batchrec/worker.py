@@ -16,6 +16,7 @@ from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.fence import FencedStopwatch, passing
 from batchrec.hashing import id_hash
+from batchrec.log import about, set_up_log
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ranking_algebra
@@ -196,6 +197,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     BatchrecError
         If models, index or items cannot be used, or the part cannot be written.
     """
+    about(run_id=work.run_id, partition=number)
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
     if loaded.bundle.fingerprint != work.bundle_fingerprint:
         raise ArtifactError(
@@ -315,6 +317,7 @@ def write_lists(
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+    set_up_log()
     set_up_arrow()
     bundle = Bundle.open(folder)
     store = FeatureStore.open(feature_repo)

@@ -40,6 +40,14 @@ def s3():
 
 
 @pytest.fixture(scope="session")
+def stopped_and_resumed(world, tmp_path_factory):
+    """A run that was told to stop and then gone on with, by two processes; see tests/faults/support.py."""
+    from tests.faults import support
+
+    return support.stop_and_resume(world, tmp_path_factory.mktemp("stopped"))
+
+
+@pytest.fixture(scope="session")
 def undisturbed(world, tmp_path_factory):
     """The part files of a run that nothing disturbed; see tests/faults/support.py."""
     from tests.faults import support

@@ -6,17 +6,35 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batchrec import cli
+from batchrec.log import VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def log_as_before() -> Iterator[None]:
+    """Undo what a command did to the form of the log: it is for the whole process."""
+    before, stream = os.environ.get(VARIABLE), sys.stderr
+    try:
+        yield
+    finally:
+        sys.stderr = stream
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class CommandLine:
     def __call__(self, *args: object) -> Said:
         self._capfd.readouterr()
         self._monkeypatch.setattr(sys, "argv", ["batchrec", *map(str, args)])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as left, log_as_before():
             cli.main()
         out, err = self._capfd.readouterr()
         return Said(int(left.value.code or 0), out, err)

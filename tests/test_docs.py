@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import bigquery_schema
 import demo_data
 import movielens
 import pyarrow as pa
@@ -39,6 +40,9 @@ PAGES = sorted(
 )
 LANGUAGES = {"bash", "console", "python", "text", ""}
 """``bash`` and ``python`` are executed in README.md, ``python`` in docs too; ``console`` is only parsed."""
+
+NEED_A_RUN = {README, ROOT / "docs" / "reading.md"}
+"""Pages whose Python is executed where there is a run to read: here, and in tests/test_reading.py."""
 
 MAKES_THE_BUNDLE = ("feast -c feature_repo apply", "write_format(", "batchrec index bundles/own")
 """What stands in the README's blocks that all others need, in the order in which they must run."""
@@ -164,7 +168,9 @@ class TestReadmeRuns:
             assert f"| `{system['name']}` | {system['figures']['recall']['estimate']:.4f} (" in block
 
 
-@pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "python" and one.page != README], ids=str)
+@pytest.mark.parametrize(
+    "block", [one for one in BLOCKS if one.language == "python" and one.page not in NEED_A_RUN], ids=str
+)
 def test_python_of_the_other_pages_runs(block: Block) -> None:
     exec(compile("\n" * block.line + block.text, str(block.page), "exec"), {"__name__": "page"})
 
@@ -200,13 +206,18 @@ def assert_script_takes(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(demo_data, "generate", stop)
     monkeypatch.setattr(movielens, "prepare", stop)
+    monkeypatch.setattr(bigquery_schema, "bigquery_schema", stop)
     monkeypatch.setattr(sys, "argv", [script, *options])
     if script == "jobs/render_docs.py":
         assert options == []
         return
-    module = {"jobs/demo_data.py": demo_data, "jobs/movielens.py": movielens}[script]
+    modules = {
+        "jobs/demo_data.py": demo_data,
+        "jobs/movielens.py": movielens,
+        "jobs/bigquery_schema.py": bigquery_schema,
+    }
     with pytest.raises(StopIteration, match="parsed"):
-        module.main()
+        modules[script].main()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

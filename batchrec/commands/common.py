@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from batchrec.log import announce
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,7 +49,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         print(json.dumps(summary), flush=True)
     except OSError as error:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the process ends
-        print(f"batchrec: standard output is gone ({error.strerror}): {json.dumps(summary)}", file=sys.stderr)
+        message = f"standard output is gone ({error.strerror}): {json.dumps(summary)}"
+        announce(f"batchrec: {message}", message, event="summary", level="warning", summary=summary)
 
 
 def console() -> Console:

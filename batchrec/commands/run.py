@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchrec.commands.common import Debug, Suppress, print_summary, when_stopped
+from batchrec.log import detail, use_format
 
 if TYPE_CHECKING:
     from batchrec.config import JobConfig
@@ -27,6 +28,13 @@ class RankBy(StrEnum):
 
     RANKER = "ranker"
     RETRIEVAL = "retrieval"
+
+
+class LogFormat(StrEnum):
+    """Form of the log on standard error."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Fallback(StrEnum):
@@ -161,10 +169,26 @@ def run(
         str | None,
         typer.Option(help="Name of the feature view to push into.", show_default="user_recommendations"),
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(
+            help="Form of the messages on standard error: text for people, or one JSON object a line.",
+            show_default="text",
+        ),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(
-            help="File for Prometheus' textfile collector, written anew when the run is published.", show_default="none"
+            help="File for Prometheus' textfile collector: figures of the last published run, exit code of the last "
+            "run of all.",
+            show_default="none",
+        ),
+    ] = None,
+    lineage: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to which OpenLineage events of the run are appended, one JSON object a line.",
+            show_default="none",
         ),
     ] = None,
     config: Annotated[
@@ -177,16 +201,18 @@ def run(
 ) -> None:
     """Make a list for every user and publish them as one run."""
     job = job_of(locals())
+    use_format(job.log_format)
+    from batchrec.delivery.after_run import after_run, attempt_recorded
     from batchrec.run import run as run_job
 
-    summary = asdict(run_job(job))
-    try:
-        when_stopped("the run is published, its push can be gone on with: `batchrec push`")
-        from batchrec.delivery.after_run import after_run
-
-        summary |= after_run(job, summary["run_id"], summary["users_per_second"])
-    finally:
-        print_summary(summary)
+    with attempt_recorded(job):
+        summary = asdict(run_job(job))
+        detail(f"published {summary['path']}", event="published", **summary)
+        try:
+            when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+            summary |= after_run(job, summary["run_id"], summary["users_per_second"])
+        finally:
+            print_summary(summary)
 
 
 def job_of(options: dict[str, Any]) -> JobConfig:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec.delivery.metrics import write_metrics
+from batchrec.delivery.metrics import write_attempt, write_metrics
 from batchrec.delivery.push import PushOptions, push_run
-from batchrec.errors import BatchrecError, BusyError, GateError, SinkError
+from batchrec.errors import EXIT_INTERRUPTED, BatchrecError, BusyError, GateError, SinkError
+from batchrec.log import say
 from batchrec.output.manifest import read_manifest
 from batchrec.output.storage import open_storage
 
@@ -40,11 +43,43 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     folder = open_storage(config.output).folder(run_id)
     if config.metrics is not None:
         with _stays_published(run_id, "metrics", "the run needs no repeating"):
-            write_metrics(config.metrics, read_manifest(folder), users_per_second)
+            write_metrics(config.metrics, _shown_output(config), read_manifest(folder), users_per_second)
     if not config.push:
         return {}
     with _stays_published(run_id, "push", f"the command is `batchrec push {folder.shown()}`"):
         return {"push": asdict(push_run(folder.path(), PushOptions(config.feature_repo, config.push_view)))}
+
+
+@contextmanager
+def attempt_recorded(config: JobConfig) -> Iterator[None]:
+    """Write, if the options ask for figures, how the run inside the block ended and when, whatever happens there.
+
+    Where that cannot be written it is said, and the outcome stays what it is.
+    """
+    exit_code = 0
+    try:
+        yield
+    except KeyboardInterrupt:
+        exit_code = EXIT_INTERRUPTED
+        raise
+    except BaseException as error:
+        exit_code = getattr(error, "exit_code", 1)
+        raise
+    finally:
+        if config.metrics is not None:
+            _write_attempt(config, config.metrics, exit_code)
+
+
+def _write_attempt(config: JobConfig, path: Path, exit_code: int) -> None:
+    try:
+        write_attempt(path, _shown_output(config), datetime.now(UTC), exit_code)
+    except BatchrecError as error:
+        say(f"metrics: {error}", level="warning")
+
+
+def _shown_output(config: JobConfig) -> str:
+    output = open_storage(config.output)
+    return str(Path(output.path()).absolute()) if output.is_local else output.shown()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from batchrec.delivery.readback import ReadBack, read_back
 from batchrec.delivery.rows import pushed_schema
 from batchrec.errors import ArtifactError, GateError
 from batchrec.features.store import FeatureStore
+from batchrec.log import about
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
 from batchrec.output.storage import open_storage
@@ -121,6 +122,7 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     """
     folder = open_run(run)
     push = _opened(folder, options)
+    about(run_id=push.target.run_id)
     storage = _output_of(folder).folder(f"{FOLDER}/{push.target.place[:16]}")
     with storage.lock("lock", f"into feature view {push.view.name!r} of {push.repo}"):
         journal = _journal(push, storage)

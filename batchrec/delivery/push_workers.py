@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from batchrec.delivery.rows import user_rows
 from batchrec.errors import BatchrecError, SinkError
 from batchrec.features.store import FeatureStore
+from batchrec.log import about, set_up_log
 from batchrec.output.storage import open_storage
 from batchrec.output.sums import check_part_file
 
@@ -170,6 +171,8 @@ def _died() -> SinkError:
 def _serve(work: Work, connection: Connection) -> None:
     """Push the parts that come in; send users of every batch as a number, of every part as a tuple of one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process decides
+    set_up_log()
+    about(run_id=work.run.rstrip("/").rpartition("/")[2])
     try:
         try:
             view = FeatureStore(work.repo).online(work.view)

@@ -48,7 +48,8 @@ def retried(call: Callable[[], Result], what: str, waits: Sequence[float]) -> Re
         except Exception as error:
             if is_lasting(error):
                 raise
-            say(f"{what} failed ({brief(error)}); try {number} of {len(waits) + 1} in {wait:g} s")
+            words = f"{what} failed ({brief(error)}); try {number} of {len(waits) + 1} in {wait:g} s"
+            say(words, event="retry", level="warning", attempt=number)
         time.sleep(wait)
     return call()
 

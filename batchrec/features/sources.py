@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
 
 from batchrec.errors import FeatureError
 from batchrec.features.connection import resolved
-from batchrec.features.refs import brief
+from batchrec.features.dtypes import parse_type
+from batchrec.features.refs import brief, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrec.features.refs import FeatureRef
 
 _VERSIONS = ("etag", "mtime", "lastmodified", "updated", "modified", "created")
 """What file systems call an entity tag or a time of modification, best first, without case and signs."""
@@ -31,10 +39,36 @@ class SourceFile(NamedTuple):
     version: str
 
 
+class ViewSource(NamedTuple):
+    """Where the features of a view come from, for those who draw the way of the data.
+
+    Attributes
+    ----------
+    place
+        Path or URL; the name of the source where it is not made of files.
+    is_file
+        Whether it is made of files.
+    columns
+        Those that are read: join key and features, by the names and types that the view gives them.
+    """
+
+    place: str
+    is_file: bool
+    columns: pa.Schema
+
+
 def stated_path(view: Any) -> str | None:
     """Return the path or URL of a view's source as the view states it, or None where it is not made of files."""
     path: str | None = getattr(view.batch_source, "path", None)
     return path
+
+
+def view_source(view: Any, repo: Path, refs: Sequence[FeatureRef]) -> ViewSource:
+    """Return where a view's features come from, with the columns that `refs`, all of this view, are read from."""
+    path, key = stated_path(view), key_of(view)
+    columns = [(key.name, parse_type(key.dtype)), *((ref.feature, parse_type(ref.dtype)) for ref in refs)]
+    place = view.batch_source.name if path is None else resolved(repo, path)
+    return ViewSource(place, path is not None, pa.schema(columns))
 
 
 def is_local_parquet(view: Any) -> bool:

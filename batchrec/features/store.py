@@ -24,7 +24,14 @@ from batchrec.features.join import join
 from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
 from batchrec.features.retry import WAITS
 from batchrec.features.sort import sort_source, why_not_sorted
-from batchrec.features.sources import column_in_file, is_local_parquet, local_parquet_files, source_state
+from batchrec.features.sources import (
+    ViewSource,
+    column_in_file,
+    is_local_parquet,
+    local_parquet_files,
+    source_state,
+    view_source,
+)
 from batchrec.progress import say
 from batchrec.schema import EVENT_TIMESTAMP, id_type
 
@@ -236,6 +243,19 @@ class FeatureStore:
         state = [[view, *source_state(self._view(view), self.repo)] for view in views]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
+    def sources(self, refs: Sequence[FeatureRef]) -> tuple[ViewSource, ...]:
+        """Return where the views of these features have their data, in the order of the features.
+
+        Raises
+        ------
+        FeatureError
+            If there is no such view.
+        """
+        views = dict.fromkeys(ref.view for ref in refs)
+        return tuple(
+            view_source(self._view(view), self.repo, [ref for ref in refs if ref.view == view]) for view in views
+        )
+
     @cached_property
     def _feast(self) -> Any:
         config = self.repo / CONFIG_FILE
@@ -349,7 +369,8 @@ class FeatureStore:
             _SAID.add(path)
             say(
                 f"{path} {reason}: every partition reads far more of it than its own users; sort it once with "
-                f"`batchrec sort-features --feature-repo {self.repo} {view}`"
+                f"`batchrec sort-features --feature-repo {self.repo} {view}`",
+                level="warning",
             )
 
     def _shared_key(self, refs: Sequence[FeatureRef]) -> JoinKey:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.runs import command
@@ -44,6 +46,40 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class StoppedAndResumed:
+    """What became of a run that was stopped by SIGTERM and gone on with.
+
+    Parameters
+    ----------
+    finished
+        Partitions that were finished when it was stopped.
+    stopped, resumed
+        What the two processes said on standard error, as JSON.
+    lineage
+        File of the OpenLineage events of both.
+    """
+
+    finished: list[int]
+    stopped: str
+    resumed: str
+    lineage: Path
+
+
+def stop_and_resume(world, folder: Path) -> StoppedAndResumed:
+    journal, lineage = folder / "out" / "night" / "_journal", folder / "lineage.jsonl"
+    process = start(world, folder / "out", "--log-format=json", f"--lineage={lineage}")
+    wait_for(lambda: len(list(journal.glob("part-*.json"))) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    code, stopped = ended(process)
+    assert code == 75, stopped
+    finished = sorted(int(path.stem[5:]) for path in journal.glob("part-*.json"))
+    process = start(world, folder / "out", f"--lineage={lineage}", env={"BATCHREC_LOG_FORMAT": "json"})
+    code, resumed = ended(process)
+    assert code == 0, resumed
+    return StoppedAndResumed(finished, stopped, resumed, lineage)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str]:
