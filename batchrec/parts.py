@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from batchrec.engine.cluster import LOCAL, as_they_finish, open_cluster
 from batchrec.errors import GateError
 from batchrec.lending import within_reach
 from batchrec.output import journal
+from batchrec.output.digests import keep_digests
 from batchrec.output.part import count_by_status, write_part
 from batchrec.output.record import PartRecord, part_name
 from batchrec.output.status import read_status, status_of
@@ -47,6 +48,10 @@ class FinalPart:
         Users whose rows were left out.
     suppressed_items
         Items that were taken out of lists.
+    digests
+        The file of the digests of users whose lists stand as they were computed; None where the partition failed.
+    carried
+        Users whose lists were carried over from an earlier run.
     """
 
     record: PartRecord
@@ -54,6 +59,8 @@ class FinalPart:
     seconds: Mapping[str, float]
     suppressed_users: int = 0
     suppressed_items: int = 0
+    digests: PartRecord | None = None
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,12 @@ def make_parts(work: Work, users: int, scratch: Path, cluster: str = LOCAL, memo
         Progress("Recommending", left, "users") as progress,
     ):
         for outcome in as_they_finish(client, partial(compute_partition, reached), missing):
-            if outcome.part is None:
+            if outcome.part is None or outcome.digests is None:
                 say(f"{part_name(outcome.partition)} failed: {outcome.failure}")
                 failed[outcome.partition] = outcome
             else:
-                entry = journal.JournalEntry(outcome.part, outcome.by_status, outcome.seconds)
+                made = (outcome.part, outcome.by_status, outcome.seconds, outcome.digests, outcome.carried)
+                entry = journal.JournalEntry(*made)
                 journal.append(work.folder, entry)
                 entries[outcome.partition] = entry
             progress.advance(outcome.users)
@@ -152,7 +160,8 @@ def final_parts(work: Work, made: Made, suppression: Suppression | None) -> list
             part = FinalPart(write_failed(work, number), outcome.by_status, outcome.seconds)
         else:
             entry = made.entries[number]
-            part = FinalPart(entry.part, entry.by_status, entry.seconds)
+            digests, carried = entry.digests, entry.carried
+            part = FinalPart(entry.part, entry.by_status, entry.seconds, digests=digests, carried=carried)
         parts.append(part if suppression is None else _without_suppressed(work, number, part, suppression))
     return parts
 
@@ -170,7 +179,19 @@ def _without_suppressed(work: Work, number: int, part: FinalPart, suppression: S
     if not left.users and not left.items:
         return part
     record = write_part(left.table, folder, part.record.name)
-    return FinalPart(record, count_by_status(left.status), part.seconds, left.users, left.items)
+    return replace(
+        part,
+        record=record,
+        by_status=count_by_status(left.status),
+        suppressed_users=left.users,
+        suppressed_items=left.items,
+        digests=None if part.digests is None else keep_digests(folder, part.record.name, left.untouched),
+    )
+
+
+def digest_records(parts: Sequence[FinalPart]) -> list[PartRecord]:
+    """Return the files of the digests, in the order of the partitions."""
+    return [part.digests for part in parts if part.digests is not None]
 
 
 def by_status(parts: Sequence[FinalPart]) -> dict[str, int]:

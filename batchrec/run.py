@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import THREADS
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
+from batchrec.increments.changes import write_changes
+from batchrec.increments.previous import open_previous, reusable
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
 from batchrec.output.publish import RunFolder
 from batchrec.output.storage import open_storage
-from batchrec.parts import by_stage, by_status, check_failed_share, final_parts, make_parts
+from batchrec.parts import by_stage, by_status, check_failed_share, digest_records, final_parts, make_parts
 from batchrec.pipeline import Options
 from batchrec.progress import say
 from batchrec.redact import redact_value
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.config import JobConfig
+    from batchrec.increments.previous import Previous
+    from batchrec.output.changes import Increment
     from batchrec.output.storage import Held, Storage
     from batchrec.parts import FinalPart
     from batchrec.suppression import Suppression
@@ -63,6 +67,7 @@ class RunSummary:
     verified: bool
     seconds: float
     users_per_second: float
+    since: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class _Finished:
     parts: list[FinalPart]
     suppression: Suppression | None
     fingerprints: dict[str, str]
+    list_inputs: dict[str, Any]
+    increment: Increment | None
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -98,6 +105,7 @@ def run(config: JobConfig) -> RunSummary:
 
 def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch) -> _Finished:
     """Make every part of the run that is not there yet, as it is to be published."""
+    previous = None if config.since is None else open_previous(config.since, folder.output)
     with folder.scratch() as scratch:
         with stopwatch("read users"):
             users, path = prepare_users(
@@ -117,15 +125,23 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
             say(f"bundle {config.bundle} has no popularity.parquet: users without any features get empty lists")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
-        work = _work(config, path, loaded.bundle.fingerprint)
+        list_inputs = _list_inputs(loaded, config)
+        work = _work(config, path, loaded.bundle.fingerprint, reusable(previous, list_inputs))
         with stopwatch("compute"):
             made = make_parts(work, users.distinct_users, scratch, config.cluster, config.memory_limit)
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
-        folder.keep_parts({part.record.name for part in parts})
-    return _Finished(users, parts, suppression, fingerprints)
+        increment = None
+        if previous is not None:
+            with stopwatch("changes"):
+                carried = sum(part.carried for part in parts)
+                records = [part.record for part in parts]
+                increment = write_changes(folder.storage, records, previous, carried, users.distinct_users - carried)
+        written = {record.name for part in parts for record in (part.record, part.digests) if record is not None}
+        folder.keep_parts(written | (increment.names if increment else set()))
+    return _Finished(users, parts, suppression, fingerprints, list_inputs, increment)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -156,6 +172,8 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
+            digests={"inputs": finished.list_inputs, "parts": [asdict(one) for one in digest_records(parts)]},
+            increment=finished.increment,
         )
 
     proof = None
@@ -215,6 +233,16 @@ def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> 
     }
 
 
+def _list_inputs(loaded: Resources, config: JobConfig) -> dict[str, Any]:
+    """Return what all lists are computed from, beside what is each user's own."""
+    return {
+        "bundle": loaded.bundle.fingerprint,
+        "items": loaded.items_fingerprint,
+        "options": config.list_options(),
+        "code": code_fingerprint(),
+    }
+
+
 def _suppressed(finished: _Finished) -> dict[str, Any] | None:
     if finished.suppression is None:
         return None
@@ -253,7 +281,7 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+def _work(config: JobConfig, users: Path, bundle_fingerprint: str, previous: Previous | None) -> Work:
     return Work(
         bundle=config.bundle,
         feature_repo=config.feature_repo,
@@ -265,6 +293,7 @@ def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
         options=Options(config.candidates, config.top_k, config.temperature, config.seed, config.rank_by),
         fallback=config.fallback,
         layout=config.layout,
+        previous=previous,
     )
 
 
@@ -300,4 +329,5 @@ def _summary(folder: RunFolder, manifest: Manifest, seconds: float, computing: f
         verified=manifest.verification is not None,
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
+        since=None if manifest.increment is None else manifest.increment.figures(),
     )

@@ -15,10 +15,13 @@ from batchrec.features.encode import ragged
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.hashing import id_hash
+from batchrec.increments.carry import carry_over
+from batchrec.increments.digest import items_fingerprint, user_digests
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.serving import QueryTower, as_pair_scorer, load_model, ranking_algebra
 from batchrec.models.threads import set_up_arrow
+from batchrec.output.digests import write_digests
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
 from batchrec.output.status import write_status
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from batchrec.increments.previous import Previous
     from batchrec.models.bundle_format import FeatureInput
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -68,6 +72,8 @@ class Work:
         What users without any features get.
     layout
         Of the part files.
+    previous
+        The run whose lists are carried over where a user's inputs are the same; None to compute every user.
     """
 
     bundle: Path
@@ -80,6 +86,7 @@ class Work:
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
+    previous: Previous | None = None
 
     @property
     def folder(self) -> Storage:
@@ -105,6 +112,10 @@ class Outcome:
         Wall-clock seconds, by stage.
     failure
         Why it failed; empty where it did not.
+    digests
+        The file of its users' digests; None where the partition failed.
+    carried
+        Users whose lists were carried over.
     """
 
     partition: int
@@ -113,6 +124,8 @@ class Outcome:
     by_status: dict[str, int]
     seconds: dict[str, float]
     failure: str = ""
+    digests: PartRecord | None = None
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,7 @@ class Resources:
     store: FeatureStore
     line: Line
     vocabularies: dict[str, pa.Array]
+    items_fingerprint: str
 
     @property
     def user_inputs(self) -> tuple[FeatureInput, ...]:
@@ -207,16 +221,20 @@ def compute_partition(work: Work, number: int) -> Outcome:
         by_status = count_by_status(np.full(len(ids), Status.FAILED))
         return Outcome(number, None, len(ids), by_status, stopwatch.seconds, error.problem)
     with stopwatch("encode"):
-        users = encode_users(ids, table, loaded)
-    lists = recommend(users, loaded.line, work.options, stopwatch)
+        users, found = encode_users(ids, table, loaded), rows_found(table)
+        digests = user_digests(users, found)
+    with stopwatch("carry over"):
+        carried = carry_over(work.previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)
+    lists = carried.completed(users, lambda rest: recommend(rest, loaded.line, work.options, stopwatch))
     with stopwatch("write"):
-        found = rows_found(table)
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
             lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
         status = statuses(lists, found, fallback=len(popular) > 0)
+        digested = write_digests(work.folder, part_name(number), ids, digests)
         record = _written(rows, lists, status, loaded, work, number)
-    return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
+    counts = count_by_status(status)
+    return Outcome(number, record, len(ids), counts, stopwatch.seconds, "", digested, len(carried.rows))
 
 
 def write_failed(work: Work, number: int) -> PartRecord:
@@ -321,7 +339,9 @@ def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
         ]
     )
     vocabularies = dict(_vocabularies(bundle))
-    return Resources(bundle, store, _line(bundle, store, vocabularies, as_of), vocabularies)
+    items, eligible = _items(bundle, store, vocabularies, as_of)
+    line = _line(bundle, items, eligible)
+    return Resources(bundle, store, line, vocabularies, items_fingerprint(items, eligible))
 
 
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
@@ -330,12 +350,11 @@ def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
             yield one.name, bundle.vocabulary(one)
 
 
-def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime) -> Line:
+def _line(bundle: Bundle, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
     described = bundle.format
     if described.index is None:
         raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
     tower, ranker = described.query_tower, described.ranker
-    items, eligible = _items(bundle, store, vocabularies, as_of)
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )

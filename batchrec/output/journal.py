@@ -26,7 +26,7 @@ JOURNAL = "_journal"
 BEGUN = f"{JOURNAL}/begun.json"
 """Name of the file that says what the run began with."""
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,17 @@ class JournalEntry:
         Users of the partition, counted by status.
     seconds
         Wall-clock seconds that the partition spent, by stage.
+    digests
+        The file of its users' digests.
+    carried
+        Users whose lists were carried over from an earlier run.
     """
 
     part: PartRecord
     by_status: Mapping[str, int]
     seconds: Mapping[str, float]
+    digests: PartRecord
+    carried: int = 0
 
 
 def begin(storage: Storage, begun: Begun) -> None:
@@ -130,7 +136,7 @@ def read_entries(storage: Storage) -> dict[str, JournalEntry]:
 def _entry(storage: Storage, name: str) -> JournalEntry | None:
     try:
         content = _content(storage.read(name))
-        return JournalEntry(**(content | {"part": PartRecord(**content["part"])}))
+        return JournalEntry(**(content | {name: PartRecord(**content[name]) for name in ("part", "digests")}))
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchrec.output.changes import Increment
     from batchrec.output.part import Layout
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -84,6 +85,10 @@ class Manifest:
         Which suppression lists were applied and what they took out; None where none was given.
     verification
         What the check of the finished parts found, see :mod:`batchrec.verify`; None where it was left out.
+    digests
+        What all lists were computed from, and the files of the digests of users; see :mod:`batchrec.output.digests`.
+    increment
+        Since which run it was computed and what differs from that; None where it was computed since none.
     """
 
     run_id: str
@@ -98,6 +103,8 @@ class Manifest:
     versions: Mapping[str, str]
     suppression: Mapping[str, Any] | None = None
     verification: Mapping[str, Any] | None = None
+    digests: Mapping[str, Any] | None = None
+    increment: Increment | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, keys always in the same order."""
@@ -116,6 +123,8 @@ class Manifest:
             "versions": _by_name(self.versions),
             "suppression": None if self.suppression is None else dict(self.suppression),
             "verification": None if self.verification is None else dict(self.verification),
+            "digests": None if self.digests is None else dict(self.digests),
+            "increment": None if self.increment is None else self.increment.as_dict(),
         }
 
 
