@@ -189,11 +189,6 @@ def _without_suppressed(work: Work, number: int, part: FinalPart, suppression: S
     )
 
 
-def digest_records(parts: Sequence[FinalPart]) -> list[PartRecord]:
-    """Return the files of the digests, in the order of the partitions."""
-    return [part.digests for part in parts if part.digests is not None]
-
-
 def by_status(parts: Sequence[FinalPart]) -> dict[str, int]:
     """Add users up by status: every :class:`~batchrec.schema.Status` in its order, zeros included."""
     return {str(name): sum(part.by_status.get(str(name), 0) for part in parts) for name in Status}

@@ -19,7 +19,7 @@ from batchrec.output.location import LOCK
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
 from batchrec.output.publish import RunFolder
 from batchrec.output.storage import open_storage
-from batchrec.parts import by_stage, by_status, check_failed_share, digest_records, final_parts, make_parts
+from batchrec.parts import by_stage, by_status, check_failed_share, final_parts, make_parts
 from batchrec.pipeline import Options
 from batchrec.progress import say
 from batchrec.redact import redact_value
@@ -140,7 +140,7 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
                 records = [part.record for part in parts]
                 increment = write_changes(folder.storage, records, previous, carried, users.distinct_users - carried)
         written = {record.name for part in parts for record in (part.record, part.digests) if record is not None}
-        folder.keep_parts(written | (increment.names if increment else set()))
+        folder.keep_parts(written | {record.name for record in (increment.records if increment else ())})
     return _Finished(users, parts, suppression, fingerprints, list_inputs, increment)
 
 
@@ -172,7 +172,7 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             versions=versions(),
             suppression=_suppressed(finished),
             verification=verification,
-            digests={"inputs": finished.list_inputs, "parts": [asdict(one) for one in digest_records(parts)]},
+            digests={"inputs": finished.list_inputs, "parts": [asdict(part.digests) for part in parts if part.digests]},
             increment=finished.increment,
         )
 

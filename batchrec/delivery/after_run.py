@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from batchrec.delivery.metrics import write_metrics
-from batchrec.delivery.push import PushOptions, push_run
+from batchrec.delivery.push import push_run
+from batchrec.delivery.push_options import PushOptions
 from batchrec.errors import BatchrecError, BusyError, GateError, SinkError
 from batchrec.output.manifest import read_manifest
 from batchrec.output.storage import open_storage
@@ -44,7 +45,9 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     if not config.push:
         return {}
     with _stays_published(run_id, "push", f"the command is `batchrec push {folder.shown()}`"):
-        return {"push": asdict(push_run(folder.path(), PushOptions(config.feature_repo, config.push_view)))}
+        changes = read_manifest(folder)["increment"] is not None
+        options = PushOptions(config.feature_repo, config.push_view, changes=changes)
+        return {"push": asdict(push_run(folder.path(), options))}
 
 
 @contextmanager

@@ -13,12 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, ConfigError
-from batchrec.output.digests import digests_name
+from batchrec.output.digests import digest_records
 from batchrec.output.location import CURRENT
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
 from batchrec.output.ranges import IdRange, id_ranges
-from batchrec.output.record import PartRecord, is_part
 from batchrec.output.storage import is_url, open_storage
 from batchrec.output.sums import check_part_file, part_records
 from batchrec.progress import say
@@ -110,7 +109,7 @@ def open_previous(since: str, output: Storage) -> Previous | None:
         raise ConfigError(f"--since {since}: {folder.shown()} is not a published run", _HINT)
     try:
         manifest = read_manifest(folder)
-        parts, digests = part_records(folder, manifest), _digest_records(folder, manifest)
+        parts, digests = part_records(folder, manifest), digest_records(folder, manifest)
         for record in (*parts, *digests):
             check_part_file(folder, record)
         place = folder.path() if is_url(folder.path()) else str(Path(folder.path()).absolute())
@@ -156,17 +155,6 @@ def what_differs(previous: Previous, inputs: Mapping[str, Any]) -> str:
         if then.get(name) != now.get(name)
     ]
     return f"was made with others of these: {', '.join(changed)}" if changed else ""
-
-
-def _digest_records(folder: Storage, manifest: Mapping[str, Any]) -> list[PartRecord]:
-    try:
-        records = [PartRecord(**one) for one in (manifest.get("digests") or {}).get("parts", [])]
-        known = all(record.name == digests_name(record.name.rpartition("/")[2]) for record in records)
-    except (AttributeError, TypeError) as error:
-        raise ArtifactError(f"{folder.shown(MANIFEST)} does not name its digests", "publish that run anew") from error
-    if not known or not all(is_part(record.name.rpartition("/")[2]) for record in records):
-        raise ArtifactError(f"{folder.shown(MANIFEST)} names digests outside their folder", "publish that run anew")
-    return records
 
 
 def _within(ids: pa.ChunkedArray, lower: Id | None, upper: Id | None) -> pa.Array:

@@ -50,9 +50,9 @@ class Increment:
     files: Mapping[str, list[PartRecord]]
 
     @property
-    def names(self) -> set[str]:
-        """Names of all files inside the run folder."""
-        return {record.name for records in self.files.values() for record in records}
+    def records(self) -> list[PartRecord]:
+        """All files, list by list."""
+        return [record for records in self.files.values() for record in records]
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -6,20 +6,23 @@ suppression list has none, and is computed again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrec.errors import SinkError
+from batchrec.errors import ArtifactError, SinkError
+from batchrec.output.manifest import MANIFEST
 from batchrec.output.part import write_part
+from batchrec.output.record import PartRecord, is_part
 from batchrec.schema import USER_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import numpy.typing as npt
 
-    from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
 DIGESTS = "_digests"
@@ -82,3 +85,28 @@ def read_digests(storage: Storage, part: str) -> pa.Table:
         raise SinkError(
             f"{storage.shown(name)} cannot be read ({error})", "run again, which makes what is missing"
         ) from error
+
+
+def digest_records(storage: Storage, manifest: Mapping[str, Any]) -> list[PartRecord]:
+    """Return what a manifest says of its digests; nothing where the run keeps none.
+
+    Raises
+    ------
+    ArtifactError
+        It does not say it, or a file lies elsewhere.
+    """
+    content = manifest.get("digests")
+    if content is None:
+        return []
+    try:
+        records = [PartRecord(**one) for one in content["parts"]]
+        are_digests = all(is_part(record.name.removeprefix(f"{DIGESTS}/")) for record in records)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _nameless(storage) from error
+    if not are_digests:
+        raise _nameless(storage)
+    return records
+
+
+def _nameless(storage: Storage) -> ArtifactError:
+    return ArtifactError(f"{storage.shown(MANIFEST)} does not name its digests", "publish the run again")
