@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchrec.engine.cluster import THREADS
 from batchrec.errors import ArtifactError, ConfigError
 from batchrec.output.digests import digest_records
-from batchrec.output.location import CURRENT
+from batchrec.output.location import CURRENT, check_run_id
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
 from batchrec.output.ranges import IdRange, id_ranges
@@ -104,14 +107,14 @@ def open_previous(since: str, output: Storage) -> Previous | None:
     if name is None:
         say("--since current: nothing is published yet, every user is computed")
         return None
-    folder = open_run(since) if "/" in name else output.folder(name)
+    folder = open_run(name) if "/" in name else _named(output, name)
     if not folder.exists(SUCCESS):
         raise ConfigError(f"--since {since}: {folder.shown()} is not a published run", _HINT)
     try:
         manifest = read_manifest(folder)
         parts, digests = part_records(folder, manifest), digest_records(folder, manifest)
-        for record in (*parts, *digests):
-            check_part_file(folder, record)
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(partial(check_part_file, folder), (*parts, *digests)))
         place = folder.path() if is_url(folder.path()) else str(Path(folder.path()).absolute())
         return Previous(
             place,
@@ -155,6 +158,13 @@ def what_differs(previous: Previous, inputs: Mapping[str, Any]) -> str:
         if then.get(name) != now.get(name)
     ]
     return f"was made with others of these: {', '.join(changed)}" if changed else ""
+
+
+def _named(output: Storage, name: str) -> Storage:
+    try:
+        return output.folder(check_run_id(name))
+    except ConfigError as error:
+        raise ConfigError(f"--since {name!r} is neither the name nor the path of a run", _HINT) from error
 
 
 def _within(ids: pa.ChunkedArray, lower: Id | None, upper: Id | None) -> pa.Array:
