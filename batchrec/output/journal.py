@@ -26,7 +26,7 @@ JOURNAL = "_journal"
 BEGUN = f"{JOURNAL}/begun.json"
 """Name of the file that says what the run began with."""
 
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
