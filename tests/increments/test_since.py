@@ -239,3 +239,12 @@ def test_runs_that_nothing_can_be_computed_since(shop, run, batchrec, out, tmp_p
         damaged.write_bytes(content)
     (out / "before" / "_SUCCESS").unlink()
     assert "is not a published run" in refused("current")
+
+
+def test_a_run_pushes_what_it_changed(shop, run, out):
+    ids = sorted(shop.world.ids())[:60]
+    said = run("first", "--since=current", "--push", users=ids[:50])
+    assert (said.summary["push"]["pushed_users"], said.summary["push"]["changes"]) == (50, False)
+    said = run("second", "--since=current", "--push", users=ids[5:])
+    pushed = {name: said.summary["push"][name] for name in ("changes", "pushed_users", "emptied_users", "users")}
+    assert pushed == {"changes": True, "pushed_users": 10, "emptied_users": 5, "users": 55}

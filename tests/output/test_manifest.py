@@ -52,6 +52,8 @@ def test_every_promised_key(tmp_path, manifest):
         "versions": {"batchrec": "0.1.0"},
         "suppression": None,
         "verification": None,
+        "digests": None,
+        "increment": None,
     }
 
 
