@@ -77,6 +77,11 @@ class JobConfig(BaseSettings):
     resume: bool = Field(
         False, description="go on with an unfinished run: the one that `run_id` names, otherwise the newest"
     )
+    since: str | None = Field(
+        None,
+        description="published run to start from: a name in `output`, `current`, or a path or URL; only users whose "
+        "inputs changed since then are computed, and the differences are written to `_changes`",
+    )
     users_per_partition: int = Field(
         10_000, ge=1, le=2**24, description="users that are computed together, one part file"
     )
@@ -127,7 +132,7 @@ class JobConfig(BaseSettings):
         "512 MB, and nothing else is bounded",
     )
 
-    @field_validator("users", "bundle", "feature_repo", "output", mode="before")
+    @field_validator("users", "bundle", "feature_repo", "output", "since", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         """Refuse an empty text, which would mean the working directory."""
@@ -242,6 +247,10 @@ class JobConfig(BaseSettings):
         """Return the options that decide what stands in the output, and in which files."""
         return {name: value for name, value in self.options().items() if name not in _NOT_IN_ROWS}
 
+    def list_options(self) -> dict[str, Any]:
+        """Return the options that decide a user's list, whatever the time, the partition and the columns beside it."""
+        return {name: value for name, value in self.row_options().items() if name not in _NOT_IN_LISTS}
+
     def fingerprint(self) -> str:
         """SHA-256 over :meth:`row_options`."""
         return hashlib.sha256(json.dumps(self.row_options(), sort_keys=True).encode()).hexdigest()
@@ -251,8 +260,16 @@ _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
+    "since",  # what need not be computed again
     *("deadline", "time_budget"),  # a part made with less than was asked for is on record as such
     *("push", "push_view", "log_format", "metrics", "lineage"),  # what is done with it afterwards
+}
+
+
+_NOT_IN_LISTS = {
+    "as_of",  # what was true then is compared itself
+    *("user_id_column", "keep_columns"),  # columns of the users, always those of the run itself
+    *("users_per_partition", "layout"),  # the same list in other files, in other rows
 }
 
 

@@ -19,6 +19,7 @@ from batchrec.lending import within_reach
 from batchrec.levels import FULL, POPULARITY, levels
 from batchrec.log import detail
 from batchrec.output import journal
+from batchrec.output.digests import keep_digests
 from batchrec.output.part import count_by_status, write_part
 from batchrec.output.record import PartRecord, part_name
 from batchrec.output.status import read_status, status_of
@@ -60,6 +61,11 @@ class FinalPart:
         Items that were taken out of lists.
     level
         The level of effort it was made with; see :mod:`batchrec.levels`.
+    digests
+        The file of the digests of users whose lists stand as they were computed; None where the partition failed or was
+        made with less than was asked for.
+    carried
+        Users whose lists were carried over from an earlier run.
     """
 
     record: PartRecord
@@ -68,6 +74,8 @@ class FinalPart:
     suppressed_users: int = 0
     suppressed_items: int = 0
     level: str = FULL
+    digests: PartRecord | None = None
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,8 @@ def make_parts(
                 )
                 failed[outcome.partition] = outcome
             else:
-                entry = journal.JournalEntry(outcome.part, outcome.by_status, outcome.seconds, level)
+                made = (outcome.part, outcome.by_status, outcome.seconds, level, outcome.digests, outcome.carried)
+                entry = journal.JournalEntry(*made)
                 journal.append(work.folder, entry)
                 entries[outcome.partition] = entry
                 if reserve is not None:
@@ -249,7 +258,9 @@ def final_parts(work: Work, made: Made, suppression: Suppression | None) -> list
             part = FinalPart(write_failed(work, number), outcome.by_status, outcome.seconds)
         else:
             entry = made.entries[number]
-            part = FinalPart(entry.part, entry.by_status, entry.seconds, level=entry.level)
+            digests, carried = entry.digests, entry.carried
+            made_part = (entry.part, entry.by_status, entry.seconds)
+            part = FinalPart(*made_part, level=entry.level, digests=digests, carried=carried)
         parts.append(part if suppression is None else _without_suppressed(work, number, part, suppression))
     return parts
 
@@ -267,7 +278,14 @@ def _without_suppressed(work: Work, number: int, part: FinalPart, suppression: S
     if not left.users and not left.items:
         return part
     record = write_part(left.table, folder, part.record.name)
-    return FinalPart(record, count_by_status(left.status), part.seconds, left.users, left.items, part.level)
+    return replace(
+        part,
+        record=record,
+        by_status=count_by_status(left.status),
+        suppressed_users=left.users,
+        suppressed_items=left.items,
+        digests=None if part.digests is None else keep_digests(folder, part.record.name, left.untouched),
+    )
 
 
 def by_status(parts: Sequence[FinalPart]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from batchrec.arrays import gather
 from batchrec.stages.anti_join import anti_join
 from batchrec.stages.history import history
 from batchrec.stages.rank import rank
@@ -46,6 +47,15 @@ class Users:
     ranker_inputs: Arrays
     seen: Ragged
     id_hash: Array
+
+    def take(self, rows: Array) -> Users:
+        """Return the users at `rows`, (m,) int64, in that order."""
+        return Users(
+            {name: gather(column, rows) for name, column in self.query_inputs.items()},
+            {name: gather(column, rows) for name, column in self.ranker_inputs.items()},
+            self.seen.take(rows),
+            gather(self.id_hash, rows),
+        )
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,12 @@ def check_unchanged(begun: Begun, fingerprints: Mapping[str, str], options: Mapp
 
 def finished_parts(folder: Storage) -> dict[str, JournalEntry]:
     """Return the parts that need not be made again, by name: in the journal, and there to the last byte."""
-    return {name: entry for name, entry in read_entries(folder).items() if is_whole(folder, entry.part)}
+    entries = read_entries(folder)
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if all(is_whole(folder, record) for record in (entry.part, entry.digests) if record is not None)
+    }
 
 
 def _newest_unfinished(output: Storage, as_of: datetime | None) -> str:

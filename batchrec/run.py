@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from batchrec.deadline import Deadline
 from batchrec.degraded import degraded, told
 from batchrec.delivery.lineage import check_lineage, recorded
 from batchrec.errors import BusyError, GateError, SchemaError, SinkError
+from batchrec.increments.changes import write_changes
+from batchrec.increments.previous import open_previous, reusable
 from batchrec.log import about
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
     from batchrec.config import JobConfig
     from batchrec.features.sources import ViewSource
+    from batchrec.increments.previous import Previous
+    from batchrec.output.changes import Increment
     from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
     from batchrec.reserve import Reserve
@@ -65,6 +69,7 @@ class RunSummary:
     seconds: float
     users_per_second: float
     deadline: dict[str, Any] | None
+    since: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class _Finished:
     suppression: Suppression | None
     fingerprints: dict[str, str]
     reserve: Reserve | None
+    list_inputs: dict[str, Any]
+    increment: Increment | None
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -109,6 +116,7 @@ def _finish(
     config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stopwatch, deadline: Deadline | None
 ) -> _Finished:
     """Make every part of the run that is not there yet, as it is to be published."""
+    previous = None if config.since is None else open_previous(config.since, folder.output)
     with folder.scratch() as scratch:
         with stopwatch("read users"):
             users, path = prepare_users(
@@ -129,7 +137,8 @@ def _finish(
             say(without, level="warning")
         fingerprints = _fingerprints(users, loaded, config)
         _begin(config, folder, fingerprints, now)
-        work = work_of(config, path, loaded.bundle.fingerprint)
+        list_inputs = _list_inputs(loaded, config)
+        work = work_of(config, path, loaded.bundle.fingerprint, reusable(previous, list_inputs))
         reserve = None
         if deadline is not None:
             schema = schema_of(users, loaded, config)
@@ -140,8 +149,15 @@ def _finish(
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
             parts = final_parts(work, made, suppression)
-        folder.keep_parts({part.record.name for part in parts})
-    return _Finished(users, parts, suppression, fingerprints, reserve)
+        increment = None
+        if previous is not None:
+            with stopwatch("changes"):
+                carried = sum(part.carried for part in parts)
+                records = [part.record for part in parts]
+                increment = write_changes(folder.storage, records, previous, carried, users.distinct_users - carried)
+        written = {record.name for part in parts for record in (part.record, part.digests) if record is not None}
+        folder.keep_parts(written | {record.name for record in (increment.records if increment else ())})
+    return _Finished(users, parts, suppression, fingerprints, reserve, list_inputs, increment)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -173,6 +189,8 @@ def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: He
             suppression=_suppressed(finished),
             verification=verification,
             deadline=degraded(parts, None if finished.reserve is None else finished.reserve.deadline),
+            digests={"inputs": finished.list_inputs, "parts": [asdict(part.digests) for part in parts if part.digests]},
+            increment=finished.increment,
         )
 
     proof = None
@@ -215,6 +233,16 @@ def _sources(config: JobConfig) -> Iterable[ViewSource]:
     return loaded.store.sources(loaded.refs)
 
 
+def _list_inputs(loaded: Resources, config: JobConfig) -> dict[str, Any]:
+    """Return what all lists are computed from, beside what is each user's own."""
+    return {
+        "bundle": loaded.bundle.fingerprint,
+        "items": loaded.items_fingerprint,
+        "options": config.list_options(),
+        "code": code_fingerprint(),
+    }
+
+
 def _suppressed(finished: _Finished) -> dict[str, Any] | None:
     if finished.suppression is None:
         return None
@@ -253,7 +281,7 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def work_of(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
+def work_of(config: JobConfig, users: Path, bundle_fingerprint: str, previous: Previous | None = None) -> Work:
     """Return what workers must know of a run whose options are settled and whose users are prepared."""
     return Work(
         bundle=config.bundle,
@@ -266,6 +294,7 @@ def work_of(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
         options=Options(config.candidates, config.top_k, config.temperature, config.seed, config.rank_by),
         fallback=config.fallback,
         layout=config.layout,
+        previous=previous,
     )
 
 
@@ -305,4 +334,5 @@ def _summary(
         seconds=round(seconds, 2),
         users_per_second=round(accounting.distinct_users / computing, 1),
         deadline=deadline,
+        since=None if manifest.increment is None else manifest.increment.figures(),
     )

@@ -63,12 +63,15 @@ class Suppressed(NamedTuple):
         Of the users that are left, (m,).
     users, items
         How many users lost their row, and how many items were taken out of lists that stay.
+    untouched
+        Of all users of the part, (n,): who kept the row and every item.
     """
 
     table: pa.Table
     status: npt.NDArray[np.str_]
     users: int
     items: int
+    untouched: Bools
 
 
 def read_suppression(sources: Sequence[str], user_type: pa.DataType, item_type: pa.DataType) -> Suppression | None:
@@ -125,7 +128,9 @@ def suppress(table: pa.Table, user_ids: pa.Array, status: npt.NDArray[np.str_], 
     if "status" in left.column_names:
         place = left.column_names.index("status")
         left = left.set_column(place, left.schema.field(place), pa.array(status.tolist(), pa.string()))
-    return Suppressed(left, status, int(gone.sum()), items)
+    untouched = ~gone
+    untouched[~gone] = ~is_shortened
+    return Suppressed(left, status, int(gone.sum()), items, untouched)
 
 
 def _without_from_lists(table: pa.Table, items: pa.Array) -> tuple[pa.Table, pa.Array, int]:

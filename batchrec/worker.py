@@ -16,11 +16,14 @@ from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.fence import FencedStopwatch, passing
 from batchrec.hashing import id_hash
+from batchrec.increments.carry import carry_over
+from batchrec.increments.digest import items_fingerprint, user_digests
 from batchrec.log import about, set_up_log
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ranking_algebra
 from batchrec.models.threads import set_up_arrow
+from batchrec.output.digests import write_digests
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
 from batchrec.output.status import write_status
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from batchrec.increments.previous import Previous
     from batchrec.models.bundle_format import FeatureInput
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -73,6 +77,8 @@ class Work:
         Whether `options` are less than what was asked for, because of a deadline.
     attempt
         Names the attempt at the run, so that its work can be given up; see :mod:`batchrec.fence`.
+    previous
+        The run whose lists are carried over where a user's inputs are the same; None to compute every user.
     """
 
     bundle: Path
@@ -87,6 +93,7 @@ class Work:
     layout: Literal["list", "long"]
     is_degraded: bool = False
     attempt: str = ""
+    previous: Previous | None = None
 
     @property
     def folder(self) -> Storage:
@@ -112,6 +119,10 @@ class Outcome:
         Wall-clock seconds, by stage.
     failure
         Why it failed; empty where it did not.
+    digests
+        The file of its users' digests; None where the partition failed.
+    carried
+        Users whose lists were carried over.
     """
 
     partition: int
@@ -120,6 +131,8 @@ class Outcome:
     by_status: dict[str, int]
     seconds: dict[str, float]
     failure: str = ""
+    digests: PartRecord | None = None
+    carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class Resources:
     store: FeatureStore
     line: Line
     vocabularies: dict[str, pa.Array]
+    items_fingerprint: str
 
     @property
     def user_inputs(self) -> tuple[FeatureInput, ...]:
@@ -215,16 +229,23 @@ def compute_partition(work: Work, number: int) -> Outcome:
         by_status = count_by_status(np.full(len(ids), Status.FAILED))
         return Outcome(number, None, len(ids), by_status, stopwatch.seconds, error.problem)
     with stopwatch("encode"):
-        users = encode_users(ids, table, loaded)
-    lists = recommend(users, loaded.line, work.options, stopwatch)
+        users, found = encode_users(ids, table, loaded), rows_found(table)
+        digests = user_digests(users, found)
+    with stopwatch("carry over"):
+        # A partition for which there is less time is made in one way, so that all its rows have one source.
+        previous = None if work.is_degraded else work.previous
+        carried = carry_over(previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)
+    lists = carried.completed(users, lambda rest: recommend(rest, loaded.line, work.options, stopwatch))
     with stopwatch("write"):
-        found = rows_found(table)
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
             lists = with_fallback(lists, found, popular, loaded.bundle.popularity)
         status = statuses(lists, found, fallback=len(popular) > 0, degraded=work.is_degraded)
+        # Lists made with less than was asked for must not be carried over from here: they leave no digests.
+        digested = None if work.is_degraded else write_digests(work.folder, part_name(number), ids, digests)
         record = write_lists(rows, lists, status, sources(status, work.options), loaded, work, number)
-    return Outcome(number, record, len(ids), count_by_status(status), stopwatch.seconds)
+    counts = count_by_status(status)
+    return Outcome(number, record, len(ids), counts, stopwatch.seconds, "", digested, len(carried.rows))
 
 
 def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
@@ -329,7 +350,9 @@ def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
         ]
     )
     vocabularies = dict(_vocabularies(bundle))
-    return Resources(bundle, store, _line(bundle, store, vocabularies, as_of), vocabularies)
+    items, eligible = _items(bundle, store, vocabularies, as_of)
+    line = _line(bundle, items, eligible)
+    return Resources(bundle, store, line, vocabularies, items_fingerprint(items, eligible))
 
 
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
@@ -338,12 +361,11 @@ def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
             yield one.name, bundle.vocabulary(one)
 
 
-def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime) -> Line:
+def _line(bundle: Bundle, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
     described = bundle.format
     if described.index is None:
         raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
     tower, ranker = described.query_tower, described.ranker
-    items, eligible = _items(bundle, store, vocabularies, as_of)
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )

@@ -57,7 +57,7 @@ def test_manifest_tells_what_was_done(world, batchrec, tmp_path):
     assert manifest["suppression"] is None
     assert (tmp_path / "current").resolve() == folder
     assert sorted(path.name for path in folder.iterdir()) == [
-        "_SUCCESS", "_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"
+        "_SUCCESS", "_digests", "_manifest.json", "part-00000.parquet", "part-00001.parquet", "part-00002.parquet"
     ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def objects(output):
 
 
 def parts_of(found):
-    return {name.rpartition("/")[2]: data for name, data in found.items() if name.endswith(".parquet")}
+    return {name.rpartition("/")[2]: data for name, data in found.items() if "/part-" in name and "/_" not in name}
 
 
 def test_a_run_is_published_proven_and_read(world, batchrec, output, undisturbed, tmp_path):
@@ -43,6 +43,7 @@ def test_a_run_is_published_proven_and_read(world, batchrec, output, undisturbed
         "night/_SUCCESS",
         "night/_manifest.json",
         *(f"night/{name}" for name in undisturbed),
+        *(f"night/_digests/{name}" for name in undisturbed),
     }
     assert set(json.loads(found["night/_manifest.json"])["verification"]["checks"].values()) == {0}
 

@@ -87,13 +87,23 @@ def push(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Users that are written at once.")] = 5000,
     sample: Annotated[int, typer.Option(min=1, help="Users that are read back afterwards, about so many.")] = 1000,
+    changes: Annotated[
+        bool,
+        typer.Option(
+            "--changes",
+            help="Write only what differs from the run that this one was computed since; everything where the store "
+            "does not hold that run.",
+            show_default="off",
+        ),
+    ] = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Write every list of a published run into an online store; a push that was cut short goes on where it stopped."""
     when_stopped("what was pushed is on record; the same command pushes what is missing")
-    from batchrec.delivery.push import WORKERS, PushOptions, push_run
+    from batchrec.delivery.push import push_run
+    from batchrec.delivery.push_options import WORKERS, PushOptions
 
-    options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample)
+    options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample, changes)
     print_summary(asdict(push_run(run, options)))
 
 

@@ -105,6 +105,14 @@ def run(
             show_default="off",
         ),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Published run to start from: a name in the output folder, current, or a path or URL. Only users "
+            "whose inputs changed since then are computed; what differs is written to _changes.",
+            show_default="every user is computed",
+        ),
+    ] = None,
     users_per_partition: Annotated[
         int | None, typer.Option(help="Users that are computed together, one part file.", show_default="10000")
     ] = None,

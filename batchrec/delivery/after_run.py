@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrec.delivery.metrics import write_attempt, write_metrics
-from batchrec.delivery.push import PushOptions, push_run
+from batchrec.delivery.push import push_run
+from batchrec.delivery.push_options import PushOptions
 from batchrec.errors import EXIT_INTERRUPTED, BatchrecError, BusyError, GateError, SinkError
 from batchrec.log import say
 from batchrec.output.manifest import read_manifest
@@ -47,7 +48,9 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     if not config.push:
         return {}
     with _stays_published(run_id, "push", f"the command is `batchrec push {folder.shown()}`"):
-        return {"push": asdict(push_run(folder.path(), PushOptions(config.feature_repo, config.push_view)))}
+        changes = read_manifest(folder)["increment"] is not None
+        options = PushOptions(config.feature_repo, config.push_view, changes=changes)
+        return {"push": asdict(push_run(folder.path(), options))}
 
 
 @contextmanager

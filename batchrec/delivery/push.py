@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec.delivery.gone import gone_users
+from batchrec.delivery.push_changes import holds_earlier_run, push_changes
 from batchrec.delivery.push_journal import FOLDER, PushJournal, Target
-from batchrec.delivery.push_workers import Work, push_parts
+from batchrec.delivery.push_options import Push
+from batchrec.delivery.push_workers import push_parts
 from batchrec.delivery.readback import ReadBack, read_back
 from batchrec.delivery.rows import pushed_schema
 from batchrec.errors import ArtifactError, GateError
 from batchrec.features.store import FeatureStore
 from batchrec.log import about
+from batchrec.output.changes import read_increment
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
 from batchrec.output.storage import open_storage
@@ -29,39 +31,9 @@ from batchrec.progress import Progress, say
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrec.features.online import OnlineView
+    from batchrec.delivery.push_options import PushOptions
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
-
-VIEW = "user_recommendations"
-BATCH = 5000
-SAMPLE = 1000
-WORKERS = min(4, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to push.
-
-    Parameters
-    ----------
-    feature_repo
-        Feast repository; None for that of the run.
-    view
-        Feature view to write into.
-    workers
-        Processes.
-    batch
-        Users that are written at once.
-    sample
-        Users that are read back afterwards.
-    """
-
-    feature_repo: Path | None = None
-    view: str = VIEW
-    workers: int = WORKERS
-    batch: int = BATCH
-    sample: int = SAMPLE
 
 
 @dataclass(frozen=True)
@@ -70,6 +42,7 @@ class PushSummary:
 
     run_id: str
     view: str
+    changes: bool
     users: int
     pushed_users: int
     emptied_users: int
@@ -78,23 +51,6 @@ class PushSummary:
     read_back: int
     seconds: float
     lists_per_second: float
-
-
-@dataclass(frozen=True)
-class _Push:
-    """All that stands fixed while a push goes on."""
-
-    folder: Storage
-    records: list[PartRecord]
-    target: Target
-    repo: Path
-    view: OnlineView
-    options: PushOptions
-    lists: int
-
-    @property
-    def parts(self) -> list[str]:
-        return [record.name for record in self.records]
 
 
 def push_run(run: str, options: PushOptions) -> PushSummary:
@@ -127,7 +83,8 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     with storage.lock("lock", f"into feature view {push.view.name!r} of {push.repo}"):
         journal = _journal(push, storage)
         there = journal.pushed(push.records)
-        progress = _pushed(push, journal, there)
+        increment = push.increment if journal.of_changes and len(there) < len(push.records) else None
+        progress = _pushed(push, journal, there) if increment is None else push_changes(push, increment, journal)
         emptied = _emptied(push, journal)
         checked = read_back(push.view, folder, push.parts, options.sample)
         if checked.difference is not None:
@@ -137,7 +94,8 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     return PushSummary(
         run_id=push.target.run_id,
         view=push.view.name,
-        users=sum(there.values()) + progress.done,
+        changes=increment is not None,
+        users=sum(journal.pushed(push.records).values()),
         pushed_users=progress.done,
         emptied_users=emptied,
         parts=len(push.records),
@@ -148,7 +106,7 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     )
 
 
-def _opened(folder: Storage, options: PushOptions) -> _Push:
+def _opened(folder: Storage, options: PushOptions) -> Push:
     """Look at run, repository and view; nothing is written."""
     if not folder.exists(SUCCESS):
         raise ArtifactError(
@@ -163,14 +121,20 @@ def _opened(folder: Storage, options: PushOptions) -> _Push:
         view.check(pushed_schema(_schema(folder, records[0])))
     target = Target(str(manifest["run_id"]), hashlib.sha256(folder.read(MANIFEST)).hexdigest(), view.place)
     lists = sum(manifest["accounting"]["by_status"].values())
-    return _Push(folder, records, target, view.repo, view, options, lists)
+    increment = read_increment(folder, manifest)
+    if options.changes and increment is None:
+        raise ArtifactError(
+            f"run {target.run_id} was computed since no other run, so it has no changes", "leave out --changes"
+        )
+    return Push(folder, records, target, view.repo, view, options, lists, increment)
 
 
-def _journal(push: _Push, storage: Storage) -> PushJournal:
+def _journal(push: Push, storage: Storage) -> PushJournal:
     """Return the journal of a push to go on with, if the store still holds what is on record; otherwise a new one."""
     journal = PushJournal.resume(storage, push.target)
     if journal is None:
-        return PushJournal.begin(storage, push.target, datetime.now(UTC))
+        of_changes = push.options.changes and holds_earlier_run(push, storage)
+        return PushJournal.begin(storage, push.target, datetime.now(UTC), of_changes=of_changes)
     parts = list(journal.pushed(push.records))
     checked = read_back(push.view, push.folder, parts, push.options.sample)
     if checked.difference is None:
@@ -180,18 +144,18 @@ def _journal(push: _Push, storage: Storage) -> PushJournal:
     return PushJournal.begin(storage, push.target, datetime.now(UTC))
 
 
-def _pushed(push: _Push, journal: PushJournal, there: Mapping[str, int]) -> Progress:
+def _pushed(push: Push, journal: PushJournal, there: Mapping[str, int]) -> Progress:
     """Push what is missing; return how far that went."""
     missing = [record for record in push.records if record.name not in there]
     options = push.options
-    work = Work(push.folder.path(), push.repo, push.view.name, journal.at, options.batch)
+    work = push.work(journal.at)
     with Progress("pushing", _share(push.lists, missing, push.records), "lists") as progress:
         if missing:
             push_parts(work, missing, options.workers, progress.advance, journal.append)
     return progress
 
 
-def _emptied(push: _Push, journal: PushJournal) -> int:
+def _emptied(push: Push, journal: PushJournal) -> int:
     """Give an empty list to users who have no row in this run but had one in a run that was pushed before."""
     emptied = 0
     for run_id in journal.before():
@@ -216,7 +180,7 @@ def _share(lists: int, missing: list[PartRecord], records: list[PartRecord]) -> 
     return round(lists * sum(record.rows for record in missing) / rows) if rows else 0
 
 
-def _differs(push: _Push, checked: ReadBack) -> GateError:
+def _differs(push: Push, checked: ReadBack) -> GateError:
     return GateError(
         f"the online store of {push.repo} gives back something else than was pushed: {checked.difference}",
         "see that nobody else writes into the view and that no row in it is from a later time, then push again: all "

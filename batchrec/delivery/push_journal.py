@@ -55,10 +55,12 @@ class PushJournal:
         Random name of the push; entries with another one are of an earlier push.
     at
         When the push began: the event timestamp of all its rows.
+    of_changes
+        Whether it began with a store that held the run before, to which it adds what differs.
     """
 
-    def __init__(self, storage: Storage, token: str, at: datetime) -> None:
-        self.storage, self.token, self.at = storage, token, at
+    def __init__(self, storage: Storage, token: str, at: datetime, *, of_changes: bool) -> None:
+        self.storage, self.token, self.at, self.of_changes = storage, token, at, of_changes
 
     @classmethod
     def resume(cls, storage: Storage, target: Target) -> PushJournal | None:
@@ -73,12 +75,14 @@ class PushJournal:
             begun = json.loads(storage.read(_BEGUN))
             at = datetime.fromisoformat(begun["at"])
             same = all(begun[name] == value for name, value in asdict(target).items())
-            return cls(storage, str(begun["token"]), at) if same and at.tzinfo is not None else None
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            if not same or at.tzinfo is None:
+                return None
+            return cls(storage, str(begun["token"]), at, of_changes=begun.get("of_changes") is True)
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
     @classmethod
-    def begin(cls, storage: Storage, target: Target, at: datetime) -> PushJournal:
+    def begin(cls, storage: Storage, target: Target, at: datetime, *, of_changes: bool = False) -> PushJournal:
         """Begin a push from its first part; what was on record before is gone.
 
         Raises
@@ -86,8 +90,8 @@ class PushJournal:
         SinkError
             It could not be written.
         """
-        journal = cls(storage, secrets.token_hex(16), at)
-        content = {**asdict(target), "at": at.isoformat(), "token": journal.token}
+        journal = cls(storage, secrets.token_hex(16), at, of_changes=of_changes)
+        content = {**asdict(target), "at": at.isoformat(), "token": journal.token, "of_changes": of_changes}
         journal._remember()
         storage.write(_BEGUN, json.dumps(content).encode())
         storage.remove([name for name in storage.names() if name.startswith("part-")])

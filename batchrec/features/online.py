@@ -100,6 +100,11 @@ class OnlineView:
         what = [config.project, self.name, store, relative_to]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def expires(self) -> bool:
+        """Whether the view gives its rows a time to live."""
+        return bool(self._view.ttl)
+
     def check(self, schema: pa.Schema) -> None:
         """See that rows with these columns can be pushed.
 

@@ -68,12 +68,18 @@ class JournalEntry:
         Wall-clock seconds that the partition spent, by stage.
     level
         The level of effort it was made with; see :mod:`batchrec.levels`.
+    digests
+        The file of its users' digests; None where it was made with less than was asked for.
+    carried
+        Users whose lists were carried over from an earlier run.
     """
 
     part: PartRecord
     by_status: Mapping[str, int]
     seconds: Mapping[str, float]
     level: str = "full"
+    digests: PartRecord | None = None
+    carried: int = 0
 
 
 def begin(storage: Storage, begun: Begun) -> None:
@@ -133,7 +139,8 @@ def read_entries(storage: Storage) -> dict[str, JournalEntry]:
 def _entry(storage: Storage, name: str) -> JournalEntry | None:
     try:
         content = _content(storage.read(name))
-        return JournalEntry(**(content | {"part": PartRecord(**content["part"])}))
+        records = {name: PartRecord(**content[name]) for name in ("part", "digests") if content[name] is not None}
+        return JournalEntry(**(content | records))
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchrec.output.changes import Increment
     from batchrec.output.part import Layout
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -87,6 +88,10 @@ class Manifest:
     deadline
         When the run had to be published, and which parts were made with less than was asked for; None where neither is
         the case.
+    digests
+        What all lists were computed from, and the files of the digests of users; see :mod:`batchrec.output.digests`.
+    increment
+        Since which run it was computed and what differs from that; None where it was computed since none.
     """
 
     run_id: str
@@ -102,6 +107,8 @@ class Manifest:
     suppression: Mapping[str, Any] | None = None
     verification: Mapping[str, Any] | None = None
     deadline: Mapping[str, Any] | None = None
+    digests: Mapping[str, Any] | None = None
+    increment: Increment | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON values, keys always in the same order."""
@@ -121,6 +128,8 @@ class Manifest:
             "suppression": None if self.suppression is None else dict(self.suppression),
             "verification": None if self.verification is None else dict(self.verification),
             "deadline": None if self.deadline is None else dict(self.deadline),
+            "digests": None if self.digests is None else dict(self.digests),
+            "increment": None if self.increment is None else self.increment.as_dict(),
         }
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.errors import ConfigError, SinkError
 from batchrec.output.atomic import is_temporary
+from batchrec.output.changes import CHANGES
+from batchrec.output.digests import DIGESTS
 from batchrec.output.journal import BEGUN, JOURNAL
 from batchrec.output.location import CURRENT, check_run_id
 from batchrec.output.manifest import MANIFEST, Manifest, read_manifest, write_manifest
@@ -26,6 +28,9 @@ SUCCESS = "_SUCCESS"
 
 WORK = "_work"
 """Name of the scratch folder inside a run folder, in a store of what workers are lent; gone when the run ends."""
+
+_BESIDE = (DIGESTS, CHANGES)
+"""Folders of what a published run keeps beside its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class RunFolder:
         run = cls(output, check_run_id(run_id))
         output.pointed(CURRENT)
         run._check_place()
-        folders = [name for name in run.storage.folders() if name not in {WORK, JOURNAL}]
+        folders = [name for name in run.storage.folders() if name not in {WORK, JOURNAL, *_BESIDE}]
         foreign = folders or [name for name in run.storage.names() if not _is_own(name)]
         if foreign:
             raise SinkError(
@@ -113,14 +118,16 @@ class RunFolder:
         self.storage.remove([name for name in left if _is_own(name)])
 
     def keep_parts(self, names: Collection[str]) -> None:
-        """Remove part files that are none of the run's: readers take every part of the folder for one.
+        """Remove part files that are none of the run's, and what would stand beside them.
+
+        Readers take every part of the folder for one.
 
         Raises
         ------
         SinkError
             A file could not be removed.
         """
-        self.storage.remove([name for name in self.storage.names() if is_part(name) and name not in names])
+        self.storage.remove([name for name in self.storage.names() if _is_published(name) and name not in names])
 
     def publish(self, manifest: Manifest) -> None:
         """Complete the run folder, then move ``current`` to it in one step.
@@ -208,8 +215,16 @@ def open_run(place: str | os.PathLike[str]) -> Storage:
     return open_storage(text if target is None else f"{parent}/{check_run_id(target)}")
 
 
+def _is_published(name: str) -> bool:
+    """Tell whether a file is one that the manifest of a published run names."""
+    folder, _, last = name.rpartition("/")
+    return is_part(last) and (not folder or folder.split("/", 1)[0] in _BESIDE)
+
+
 def _is_own(name: str) -> bool:
     folder, _, last = name.rpartition("/")
     if folder.split("/", 1)[0] == WORK or folder == JOURNAL:
         return True
+    if folder.split("/", 1)[0] in _BESIDE:
+        return is_part(last) or is_temporary(last)
     return not folder and (last in {MANIFEST, SUCCESS, WORK} or is_part(last) or is_temporary(last))

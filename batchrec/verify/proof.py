@@ -13,24 +13,30 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, GateError
 from batchrec.hashing import IdFingerprint
+from batchrec.output.changes import CHANGES, read_increment
+from batchrec.output.digests import DIGESTS, digest_records
 from batchrec.output.manifest import MANIFEST
 from batchrec.output.record import is_part
 from batchrec.output.sums import check_part_file, part_records
 from batchrec.schema import USER_ID, Source
+from batchrec.verify.changes import check_changes
 from batchrec.verify.checks import CHECKS, Expectation, check_part, counts_by_status
 
 if TYPE_CHECKING:
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
-RUN_CHECKS = ("sums", "unlisted_parts", "part_order", "user_ids", "status_counts")
+RUN_CHECKS = ("sums", "unlisted_parts", "part_order", "user_ids", "status_counts", "changes")
 """Checks of a run as a whole, beside those of :data:`~batchrec.verify.checks.CHECKS`.
 
-- ``sums``: parts that are missing, unreadable, or of other bytes, SHA-256 or rows than the manifest says.
-- ``unlisted_parts``: part files in the folder that the manifest does not name, which readers would take for the run's.
+- ``sums``: parts, digests and changes that are missing, unreadable, or of other bytes, SHA-256 or rows than the
+  manifest says.
+- ``unlisted_parts``: files in the folder, or beside the parts in folders of their own, that the manifest does not name
+  and readers would take for the run's.
 - ``part_order``: parts whose first user id does not come after the last one of the part before.
 - ``user_ids``: 1 where the users of the run are not those that came in, in layout ``list``.
 - ``status_counts``: statuses that the manifest counts otherwise than the rows, in layout ``list``.
+- ``changes``: see :func:`~batchrec.verify.changes.check_changes`.
 """
 
 _WITHOUT_FEATURES = "popularity"
@@ -133,9 +139,15 @@ def prove(
     whole = _Whole(manifest)
     for finding in each(check, records):
         whole.add(finding)
-    listed = {record.name for record in records}
-    unlisted = [name for name in storage.names() if is_part(name) and name not in listed]
-    violations = whole.violations() | {"unlisted_parts": len(unlisted)}
+    increment = read_increment(storage, manifest)
+    beside = [*digest_records(storage, manifest), *(() if increment is None else increment.records)]
+    for record in beside:
+        whole.look_at(storage, record)
+    if increment is not None and not whole.damages:
+        whole.count("changes", check_changes(storage, records, increment))
+    listed = {record.name for record in (*records, *beside)}
+    whole.count("unlisted_parts", sum(_is_read(name) and name not in listed for name in storage.names()))
+    violations = whole.violations()
     if any(violations.values()):
         raise _violated(storage, violations, whole.damages, remedy)
     rows = sum(record.rows for record in records)
@@ -166,6 +178,17 @@ class _Whole:
         if finding.ids is not None and len(finding.ids):
             self._follow(finding.ids)
 
+    def look_at(self, storage: Storage, record: PartRecord) -> None:
+        """Hold a file beside the parts against its sum."""
+        try:
+            check_part_file(storage, record)
+        except ArtifactError as error:
+            self.count("sums", 1)
+            self.damages.append(error.problem)
+
+    def count(self, check: str, violations: int) -> None:
+        self._violations[check] += violations
+
     def violations(self) -> dict[str, int]:
         found = {name: self._violations[name] for name in (*RUN_CHECKS, *CHECKS)}
         if self._manifest["options"]["layout"] == "list":
@@ -186,6 +209,12 @@ class _Whole:
         self._last = ids[-1]
         self._digest = self._digest or IdFingerprint(ids.type)
         self._digest.update(ids)
+
+
+def _is_read(name: str) -> bool:
+    """Tell whether readers would take a file for one of the run's."""
+    folder, _, last = name.rpartition("/")
+    return is_part(last) and (not folder or folder.split("/", 1)[0] in (DIGESTS, CHANGES))
 
 
 def check_record(

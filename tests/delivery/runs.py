@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -44,6 +45,43 @@ def publish(run, lists, parts=3, layout="list", repo=None, item_type=None):
     (run / "_manifest.json").write_text(json.dumps(manifest))
     (run / "_SUCCESS").touch()
     return seal(run)
+
+
+def publish_since(run, lists, before, lists_before, parts=3, layout="list", repo=None, item_type=None):
+    """Write lists as a run that was computed since an earlier one, with the changes that dictionaries find."""
+    publish(run, lists, parts, layout, repo, item_type)
+    make = list_rows if layout == "list" else long_rows
+    schema = pq.read_schema(run / "part-00000.parquet")
+    has_row = (lambda items: True) if layout == "list" else (lambda items: bool(items))
+    now = {user: one for user, one in lists.items() if has_row(one[0])}
+    old = {user: one for user, one in lists_before.items() if has_row(one[0])}
+    gone = [{"user_id": user} for user in sorted(old.keys() - now.keys())]
+    rows = {
+        "inserted": make({user: now[user] for user in sorted(now.keys() - old.keys())}),
+        "changed": make({user: now[user] for user in sorted(now.keys() & old.keys()) if now[user] != old[user]}),
+        "removed": gone,
+    }
+    files = {}
+    for kind, some in rows.items():
+        name = f"_changes/{kind}/part-00000.parquet"
+        (run / name).parent.mkdir(parents=True)
+        columns = pa.schema([schema.field("user_id")]) if kind == "removed" else schema
+        pq.write_table(pa.Table.from_pylist(some, columns), run / name)
+        data = (run / name).read_bytes()
+        record = {"name": name, "rows": len(some), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files[kind] = [record]
+    manifest = json.loads((run / "_manifest.json").read_text())
+    manifest["increment"] = {
+        "run_id": before.name,
+        "place": str(before),
+        "manifest": hashlib.sha256((before / "_manifest.json").read_bytes()).hexdigest(),
+        "carried_users": 0,
+        "computed_users": len(lists),
+        "users": {kind: len({row["user_id"] for row in some}) for kind, some in rows.items()},
+        "files": files,
+    }
+    (run / "_manifest.json").write_text(json.dumps(manifest))
+    return run
 
 
 def list_rows(lists):

@@ -42,7 +42,7 @@ def check_going_on(world, batchrec, output, undisturbed, moments) -> None:
     assert parts(output / "current") == undisturbed
     left = [path.name for path in (output / "night").iterdir()]
     # Killed after the move of `current`, before its own cleaning up, a run leaves its journal: hidden to readers.
-    assert sorted(set(left) - {"_journal"}) == ["_SUCCESS", "_manifest.json", *sorted(undisturbed)]
+    assert sorted(set(left) - {"_journal"}) == ["_SUCCESS", "_digests", "_manifest.json", *sorted(undisturbed)]
     assert sorted(path.name for path in output.iterdir()) == ["current", "night"]
 
 

@@ -180,7 +180,8 @@ def journal_entry(folder: Path) -> tuple[Path, Read]:
     from batchrec.output.record import PartRecord, part_name
 
     storage = LocalStorage(folder)
-    entry = JournalEntry(PartRecord(part_name(3), 100, 4711, "0" * 64), {"ok": 98, "short": 2}, {"rank": 1.25})
+    part, digests = (PartRecord(name, 100, 4711, "0" * 64) for name in (part_name(3), f"_digests/{part_name(3)}"))
+    entry = JournalEntry(part, {"ok": 98, "short": 2}, {"rank": 1.25}, digests)
     append(storage, entry)
 
     def read(path: Path) -> None:

@@ -53,6 +53,8 @@ def test_every_promised_key(tmp_path, manifest):
         "suppression": None,
         "verification": None,
         "deadline": None,
+        "digests": None,
+        "increment": None,
     }
 
 

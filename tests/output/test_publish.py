@@ -188,7 +188,8 @@ def test_output_that_is_a_file(tmp_path):
 def test_a_run_with_a_finished_part_can_be_gone_on_with(tmp_path, table, manifest):
     publish(tmp_path, "night-1", table, manifest)
     run = write_run(tmp_path, "night-2", table, manifest)
-    append(run.storage, JournalEntry(PartRecord(part_name(0), 4, 1, ""), {"ok": 4}, {}))
+    part, digests = (PartRecord(name, 4, 1, "") for name in (part_name(0), f"_digests/{part_name(0)}"))
+    append(run.storage, JournalEntry(part, {"ok": 4}, {}, digests))
     run.abandon()
     assert names(tmp_path) == ["current", "night-1", "night-2"]
     assert names(tmp_path / "night-2") == ["_journal", "part-00000.parquet", "part-00001.parquet"]
