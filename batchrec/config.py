@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
+from batchrec.output.storage import is_url
 from batchrec.schema import output_columns
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class JobConfig(BaseSettings):
     )
 
     users: str = Field(description="Parquet file, directory, glob or fsspec URL with the ids of the users to serve")
-    bundle: Path = Field(description="folder with the trained models, written by `batchrec train`")
+    bundle: Path | str = Field(description="folder or URL of the trained models, written by `batchrec train`")
     feature_repo: Path = Field(Path("feature_repo"), description="Feast repository that has been applied")
     user_id_column: str = Field("user_id", description="column of the users file that holds the ids")
     keep_columns: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -112,6 +113,11 @@ class JobConfig(BaseSettings):
         if isinstance(value, str) and not value.strip():
             raise ValueError("it is empty")
         return value
+
+    @field_validator("bundle", mode="before")
+    @classmethod
+    def _path_unless_url(cls, value: object) -> object:
+        return Path(value) if isinstance(value, str) and not is_url(value) else value
 
     @field_validator("suppress")
     @classmethod

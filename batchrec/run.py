@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import THREADS
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
-from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
@@ -21,6 +20,7 @@ from batchrec.parts import by_stage, by_status, check_failed_share, final_parts,
 from batchrec.pipeline import Options
 from batchrec.progress import say
 from batchrec.redact import redact_value
+from batchrec.remote_bundle import format_at
 from batchrec.resume import check_unchanged, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
@@ -270,7 +270,7 @@ def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
 
 def _check_id_type(summary: UsersSummary, config: JobConfig) -> None:
     """See that users and bundle go together, before anything slow is loaded."""
-    expected = read_format(config.bundle).user_id_type
+    expected = format_at(config.bundle).user_id_type
     if str(summary.id_type) != expected:
         raise SchemaError(
             f"column {config.user_id_column!r} of {config.users} holds {summary.id_type} ids, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,8 @@ from batchrec.output.record import part_name
 from batchrec.output.status import write_status
 from batchrec.output.storage import open_storage
 from batchrec.pipeline import Line, Options, Users, recommend
+from batchrec.redact import redact
+from batchrec.remote_bundle import local_bundle, named_by
 from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
 from batchrec.stopwatch import Stopwatch
@@ -51,7 +54,7 @@ class Work:
     Parameters
     ----------
     bundle, feature_repo
-        Folders to load from.
+        Folders to load from; of the bundle perhaps a URL.
     bundle_fingerprint
         Of the bundle that the run began with.
     users
@@ -70,7 +73,7 @@ class Work:
         Of the part files.
     """
 
-    bundle: Path
+    bundle: Path | str
     feature_repo: Path
     bundle_fingerprint: str
     users: Path | str
@@ -154,7 +157,11 @@ class Resources:
 _loading = threading.Lock()
 
 
-def resources(bundle: Path, feature_repo: Path, as_of: datetime) -> Resources:
+_held = ExitStack()
+"""The copy of the bundle, where it lies on an object store."""
+
+
+def resources(bundle: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
     """Load what a worker needs, once a process.
 
     Raises
@@ -170,6 +177,7 @@ def release_resources() -> None:
     """Forget what was loaded: the next run may find another bundle or other features in the same places."""
     with _loading:
         _load.cache_clear()
+        _held.close()
 
 
 def compute_partition(work: Work, number: int) -> Outcome:
@@ -193,7 +201,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
     if loaded.bundle.fingerprint != work.bundle_fingerprint:
         raise ArtifactError(
-            f"{platform.node()} finds another bundle at {work.bundle} than the run began with",
+            f"{platform.node()} finds another bundle at {redact(str(work.bundle))} than the run began with",
             "let all machines see the same bundle at this path, and leave it alone during the run",
         )
     stopwatch = Stopwatch()
@@ -309,9 +317,14 @@ def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: 
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+def _load(place: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
     set_up_arrow()
-    bundle = Bundle.open(folder)
+    folder = _held.enter_context(local_bundle(place))
+    with named_by(place, folder):
+        return _loaded(Bundle.open(folder), feature_repo, as_of)
+
+
+def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime) -> Resources:
     store = FeatureStore.open(feature_repo)
     described = bundle.format
     store.check(

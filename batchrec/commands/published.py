@@ -15,7 +15,8 @@ from batchrec.commands.common import Debug, Suppress, console, print_summary, wh
 def verify(
     run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
+        str | None,
+        typer.Option(help="Folder or URL of the bundle it was made with.", show_default="where the run found it"),
     ] = None,
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")

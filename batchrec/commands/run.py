@@ -42,9 +42,9 @@ def run(
         ),
     ] = None,
     bundle: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of the trained models.",
+            help="Folder or URL of the trained models.",
             show_default="none; required here, as a variable or in the job file",
         ),
     ] = None,
