@@ -89,6 +89,9 @@ class JobConfig(BaseSettings):
         0.0, ge=0, le=1, description="share of the users whose features may fail to be read before nothing is published"
     )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
+    delta: str | None = Field(
+        None, description="Delta Lake table, a path or a URL, whose next version is the rows of the published run"
+    )
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
     metrics: Path | None = Field(None, description="file for Prometheus to which a published run's figures are written")
@@ -106,7 +109,7 @@ class JobConfig(BaseSettings):
         "512 MB, and nothing else is bounded",
     )
 
-    @field_validator("users", "bundle", "feature_repo", "output", mode="before")
+    @field_validator("users", "bundle", "feature_repo", "output", "delta", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         """Refuse an empty text, which would mean the working directory."""
@@ -216,7 +219,7 @@ _NOT_IN_ROWS = {
     *("users", "bundle", "feature_repo", "output", "run_id", "suppress"),  # places: what lies there has its own sums
     *("cluster", "memory_limit"),  # where rows are computed
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
-    *("push", "push_view", "metrics"),  # what is done with it afterwards
+    *("delta", "push", "push_view", "metrics"),  # what is done with it afterwards
 }
 
 

@@ -98,6 +98,18 @@ def push(
     print_summary(asdict(push_run(run, options)))
 
 
+def delta(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    table: Annotated[str, typer.Argument(help="Path or URL of the Delta Lake table; made if it is not there.")],
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Write the rows of a published run as the next version of a Delta Lake table, unless it holds them already."""
+    when_stopped("the table is what it was; run the same command again")
+    from batchrec.delivery.delta import write_delta
+
+    print_summary(asdict(write_delta(run, table)))
+
+
 def evaluate(
     runs: Annotated[list[str], typer.Argument(help="Published runs, or output/current.")],
     holdout: Annotated[Path, typer.Option(help="Parquet file of held-out interactions.")],

@@ -132,6 +132,13 @@ def run(
             show_default="512 MB for sorting, no other bound",
         ),
     ] = None,
+    delta: Annotated[
+        str | None,
+        typer.Option(
+            help="Delta Lake table, a path or a URL: its next version is the rows of the published run.",
+            show_default="none",
+        ),
+    ] = None,
     push: Annotated[
         bool | None,
         typer.Option(
@@ -161,13 +168,13 @@ def run(
     from batchrec.config import load_config
 
     job = load_config({name: _plain(value) for name, value in flags.items()}, config)
+    from batchrec.delivery.after_run import after_run, check_before
     from batchrec.run import run as run_job
 
+    check_before(job)
     summary = asdict(run_job(job))
     try:
-        when_stopped("the run is published, its push can be gone on with: `batchrec push`")
-        from batchrec.delivery.after_run import after_run
-
+        when_stopped("the run is published, what follows it can be gone on with: `batchrec delta`, `batchrec push`")
         summary |= after_run(job, summary["run_id"], summary["users_per_second"])
     finally:
         print_summary(summary)
