@@ -104,11 +104,12 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
         "keep_columns": "age", "users": "x", "bundle": "x", "feature_repo": "x", "output": "x", "run_id": "x",
         "resume": True, "suppress": "x", "max_failed_share": 0.5, "verify": False,
         "cluster": "processes:2", "memory_limit": "4GB", "push": True, "push_view": "x", "metrics": "x",
+        "delta": "x",
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id", "suppress"}
     decides_no_row = name in {
-        "resume", "max_failed_share", "verify", "cluster", "memory_limit", "push", "push_view", "metrics"
+        "resume", "max_failed_share", "verify", "cluster", "memory_limit", "push", "push_view", "metrics", "delta"
     }  # fmt: skip
     assert (before.fingerprint() == after.fingerprint()) is (is_place or decides_no_row)
 
