@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from functools import lru_cache
+from glob import has_magic
 from typing import Any
 
 import fsspec
@@ -74,6 +75,8 @@ class DuckDBFiles(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec is 
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return the files that match, and keep what the listing says of them."""
+        if not has_magic(path):
+            return [path] if self._is_file(path) else []
         found = self._files.glob(self._inner(path), detail=True)
         named = {self.name(self._files.unstrip_protocol(file)): info for file, info in found.items()}
         self._known |= named
@@ -92,6 +95,12 @@ class DuckDBFiles(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec is 
     def open(self, path: str, mode: str = "rb", **_: Any) -> Any:
         """Open a file without reading ahead: DuckDB asks for whole column chunks, and skips what it does not need."""
         return self._files.open(self._inner(path), mode, cache_type="none")
+
+    def _is_file(self, path: str) -> bool:
+        try:
+            return bool(self.info(path)["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def _inner(self, path: str) -> str:
         return path.replace(f"{self.protocol}://", self._scheme, 1)

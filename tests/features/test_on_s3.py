@@ -59,7 +59,7 @@ def test_features_are_those_of_the_same_files_on_disk(tmp_path, place, stated):
     put(f"{place}/data/v.parquet", rows)
     local = f"{tmp_path}/data/{stated or '*.parquet'}"
     here = repository(tmp_path / "here", local, USER_FIELDS, offline="duckdb", **options)
-    there = repository(tmp_path / "there", f"{place}/data/{stated or '*.parquet'}", USER_FIELDS, **options)
+    there = repository(tmp_path / "there", f"{place}/data/{stated}", USER_FIELDS, **options)
     ids = pa.array(USERS * 3)
     times = pa.array([day(number) for number in (0, 4.5, 20) for _ in USERS], TIME)
     expected = here.point_in_time(ids, times, here.refs("v"))
