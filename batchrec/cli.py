@@ -81,6 +81,7 @@ app.command()(published.evaluate)
 app.command()(published.verify)
 app.command()(published.show)
 app.command()(published.push)
+app.command()(published.delta)
 app.command()(published.runs)
 app.command()(published.gc)
 

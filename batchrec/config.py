@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
 from batchrec.log import LogFormat
+from batchrec.output.storage import is_url
 from batchrec.schema import output_columns
 from batchrec.times import duration_of, moment_of
 
@@ -49,7 +50,7 @@ class JobConfig(BaseSettings):
     )
 
     users: str = Field(description="Parquet file, directory, glob or fsspec URL with the ids of the users to serve")
-    bundle: Path = Field(description="folder with the trained models, written by `batchrec train`")
+    bundle: Path | str = Field(description="folder or URL of the trained models, written by `batchrec train`")
     feature_repo: Path = Field(Path("feature_repo"), description="Feast repository that has been applied")
     user_id_column: str = Field("user_id", description="column of the users file that holds the ids")
     keep_columns: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -107,6 +108,9 @@ class JobConfig(BaseSettings):
         description="the same as a time from the start of the run: seconds, or a text such as 90m or 1h30m",
     )
     verify: bool = Field(True, description="read the finished parts again and prove them before they are published")
+    delta: str | None = Field(
+        None, description="Delta Lake table, a path or a URL, whose next version is the rows of the published run"
+    )
     push: bool = Field(False, description="push the lists of the published run into the online store")
     push_view: str = Field("user_recommendations", description="feature view that lists are pushed into")
     log_format: LogFormat = Field(
@@ -132,13 +136,18 @@ class JobConfig(BaseSettings):
         "512 MB, and nothing else is bounded",
     )
 
-    @field_validator("users", "bundle", "feature_repo", "output", "since", mode="before")
+    @field_validator("users", "bundle", "feature_repo", "output", "since", "delta", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         """Refuse an empty text, which would mean the working directory."""
         if isinstance(value, str) and not value.strip():
             raise ValueError("it is empty")
         return value
+
+    @field_validator("bundle", mode="before")
+    @classmethod
+    def _path_unless_url(cls, value: object) -> object:
+        return Path(value) if isinstance(value, str) and not is_url(value) else value
 
     @field_validator("suppress")
     @classmethod
@@ -262,7 +271,7 @@ _NOT_IN_ROWS = {
     *("resume", "max_failed_share", "verify"),  # whether a run goes on or is published, not what is in it
     "since",  # what need not be computed again
     *("deadline", "time_budget"),  # a part made with less than was asked for is on record as such
-    *("push", "push_view", "log_format", "metrics", "lineage"),  # what is done with it afterwards
+    *("delta", "push", "push_view", "log_format", "metrics", "lineage"),  # what is done with it afterwards
 }
 
 

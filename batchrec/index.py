@@ -5,30 +5,30 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from batchrec.errors import ConfigError
 from batchrec.models.bundle import Bundle, save_format, sha256
-from batchrec.models.bundle_format import IndexFormat
+from batchrec.models.bundle_format import BUNDLE_FILE, IndexFormat
 from batchrec.models.index import FLAT_UP_TO, Tuned, build_index, write_index
+from batchrec.output.storage import is_url, open_storage
 from batchrec.progress import say
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from batchrec.remote_bundle import fetch, format_at, named_by
 
 Kind = Literal["auto", "flat", "ivf"]
 
 
-def build(bundle_folder: Path, recall_at: int = 100, target: float = 0.99, kind: Kind = "auto") -> dict[str, Any]:
+def build(place: Path | str, recall_at: int = 100, target: float = 0.99, kind: Kind = "auto") -> dict[str, Any]:
     """Build the index of a bundle's item embeddings, measure it, and put both into the bundle.
 
-    Whatever happens, the folder holds a bundle that opens: the index is written under a name of its own before
+    Whatever happens, a bundle that opens lies there: the index is written under a name of its own before
     ``bundle.json`` names it, and the one before goes last.
 
     Parameters
     ----------
-    bundle_folder
-        The bundle. A damaged index in it does no harm, any other damage does.
+    place
+        Folder or URL of the bundle. A damaged index in it does no harm, any other damage does.
     recall_at
         Depth, in items, at which recall is measured.
     target
@@ -47,20 +47,36 @@ def build(bundle_folder: Path, recall_at: int = 100, target: float = 0.99, kind:
         If a number is out of its range.
     ArtifactError
         If the bundle cannot be used.
+    SinkError
+        If the object store does not answer.
     """
     if recall_at < 1 or not 0 <= target <= 1:
         raise ConfigError(
             f"recall_at is {recall_at}, target is {target}; expected at least 1, and a share from 0 to 1",
             "correct the one that is out of range",
         )
-    bundle = Bundle.open(bundle_folder, check_index=False)
+    if not is_url(str(place)):
+        return _built(Bundle.open(Path(place), check_index=False), str(place), recall_at, target, kind)
+    storage = open_storage(place)
+    before = format_at(place).index
+    with storage.scratch("index") as folder, named_by(place, folder):
+        fetch(storage, folder, leave_out=None if before is None else before.path)
+        summary = _built(Bundle.open(folder, check_index=False), storage.shown(), recall_at, target, kind)
+        storage.put(folder / summary["index"]["path"], summary["index"]["path"])
+        storage.put(folder / BUNDLE_FILE, BUNDLE_FILE)
+    if before is not None and before.path != summary["index"]["path"]:
+        storage.remove([before.path])
+    return summary
+
+
+def _built(bundle: Bundle, shown: str, recall_at: int, target: float, kind: Kind) -> dict[str, Any]:
     flat_up_to = {"auto": FLAT_UP_TO, "flat": bundle.format.catalogue_size, "ivf": 0}[kind]
     say(f"Building the index of {bundle.format.catalogue_size:,} items")
     tuned = build_index(bundle.item_embeddings, bundle.query_sample, recall_at, target, flat_up_to)
     if tuned.kind != "Flat" and tuned.queries == 0:
-        say(f"bundle {bundle_folder} has no sample of queries: recall is measured on item embeddings instead")
+        say(f"bundle {shown} has no sample of queries: recall is measured on item embeddings instead")
     index = _store(bundle, tuned)
-    return {"bundle": str(bundle_folder), "items": bundle.format.catalogue_size, "index": index.model_dump()}
+    return {"bundle": shown, "items": bundle.format.catalogue_size, "index": index.model_dump()}
 
 
 def _store(bundle: Bundle, tuned: Tuned) -> IndexFormat:

@@ -32,7 +32,7 @@ def within_reach(work: Work) -> Iterator[Work]:
     with work.folder.lend(Path(work.users), f"{WORK}/{USERS}") as users:
         yield replace(
             work,
-            bundle=work.bundle.absolute(),
+            bundle=work.bundle if isinstance(work.bundle, str) else work.bundle.absolute(),
             feature_repo=work.feature_repo.absolute(),
             users=users,
             output=output,

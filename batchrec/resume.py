@@ -56,11 +56,15 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     if config.resume and begun is None:
         raise ConfigError(f"there is no unfinished run {folder.shown}", "leave out --resume to start it")
     as_of = config.as_of or (now.replace(microsecond=0) if begun is None else begun.as_of)
-    places = {name: getattr(config, name).expanduser().absolute() for name in ("bundle", "feature_repo")}
+    places = {name: _absolute(getattr(config, name)) for name in ("bundle", "feature_repo")}
     suppress = tuple(
         source if is_url(source) else str(Path(source).expanduser().absolute()) for source in config.suppress
     )
     return config.model_copy(update={"as_of": as_of, "run_id": run_id, "suppress": suppress} | places)
+
+
+def _absolute(place: Path | str) -> Path | str:
+    return place if isinstance(place, str) else place.expanduser().absolute()
 
 
 def check_unchanged(begun: Begun, fingerprints: Mapping[str, str], options: Mapping[str, object], shown: str) -> None:

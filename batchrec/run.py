@@ -15,7 +15,6 @@ from batchrec.errors import BusyError, GateError, SchemaError, SinkError
 from batchrec.increments.changes import write_changes
 from batchrec.increments.previous import open_previous, reusable
 from batchrec.log import about
-from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
 from batchrec.output.location import LOCK
 from batchrec.output.manifest import Accounting, Manifest, check_accounting
@@ -26,6 +25,7 @@ from batchrec.pipeline import Options
 from batchrec.progress import say
 from batchrec.proof_of_run import evidence_of, proof_of, reserve_for
 from batchrec.redact import redact_value
+from batchrec.remote_bundle import format_at
 from batchrec.resume import check_unchanged, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
@@ -300,7 +300,7 @@ def work_of(config: JobConfig, users: Path, bundle_fingerprint: str, previous: P
 
 def check_id_type(summary: UsersSummary, config: JobConfig) -> None:
     """See that users and bundle go together, before anything slow is loaded."""
-    expected = read_format(config.bundle).user_id_type
+    expected = format_at(config.bundle).user_id_type
     if str(summary.id_type) != expected:
         raise SchemaError(
             f"column {config.user_id_column!r} of {config.users} holds {summary.id_type} ids, "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrec import __version__
-from batchrec.errors import ArtifactError, FeatureError
+from batchrec.errors import ArtifactError, FeatureError, SinkError
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.features.training_set import TrainingSet, load_training_set
 from batchrec.models.bundle import (
@@ -24,12 +26,14 @@ from batchrec.models.bundle import (
 from batchrec.models.bundle_format import BUNDLE_FILE
 from batchrec.models.towers import TowerShape
 from batchrec.models.training import Trained, TrainingOptions, train_models
+from batchrec.output.storage import is_url, open_storage
 from batchrec.progress import say
+from batchrec.redact import redact
+from batchrec.remote_bundle import put
 from batchrec.schema import INTERACTIONS, ITEM_ID, id_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from batchrec.models.bundle_format import FeatureInput
 
@@ -45,7 +49,7 @@ class TrainJob:
     feature_repo
         Feast repository that has been applied.
     output
-        Folder of the bundle to be; must not exist, or be empty.
+        Folder or URL of the bundle to be; nothing must be there.
     items
         Parquet file of further ``item_id``; None for none.
     service
@@ -58,7 +62,7 @@ class TrainJob:
 
     interactions: Path
     feature_repo: Path
-    output: Path
+    output: Path | str
     items: Path | None = None
     service: str = "query_tower"
     dimension: int = 64
@@ -86,7 +90,8 @@ def train(job: TrainJob) -> dict[str, Any]:
     Raises
     ------
     BatchrecError
-        If a table, a feature or the output folder cannot be used; nothing is written then.
+        If a table, a feature or the output folder cannot be used; nothing is written then. If the object store of the
+        output does not take the bundle; the message says where it lies on this machine.
     """
     _check_output(job.output)
     store = FeatureStore.open(job.feature_repo)
@@ -110,7 +115,7 @@ def train(job: TrainJob) -> dict[str, Any]:
     trained = train_models(data.events, data.item_rows, data.item_since, data.catalogue_row, shape, job.options)
     write_bundle(job, data, features.seen, trained)
     return {
-        "bundle": str(job.output),
+        "bundle": redact(str(job.output)),
         "interactions": len(data.events),
         "users": len(data.events.starts()),
         "items": len(data.item_ids),
@@ -151,9 +156,28 @@ def service_features(store: FeatureStore, service: str) -> ServiceFeatures:
 
 
 def write_bundle(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> None:
-    """Write models, tables and ``bundle.json`` into a folder beside the output, then move it there."""
-    folder = job.output.with_name(f".{job.output.name}.tmp")
+    """Write models, tables and ``bundle.json`` into a folder beside the output, then move it there as a whole."""
+    if is_url(str(job.output)):
+        folder = Path(tempfile.mkdtemp(prefix="batchrec-trained-"))
+        _write_files(folder, job, data, seen, trained)
+        _put(folder, job.output)
+        return
+    output = Path(job.output)
+    folder = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
+    _write_files(folder, job, data, seen, trained)
+    folder.rename(output)
+
+
+def _put(folder: Path, output: Path | str) -> None:
+    try:
+        put(folder, open_storage(output))
+    except SinkError as error:
+        raise SinkError(error.problem, f"copy the bundle there yourself, {BUNDLE_FILE} last: it is {folder}") from error
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_files(folder: Path, job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> None:
     for inner in ("query_tower", "ranker", "vocabularies"):
         (folder / inner).mkdir(parents=True)
     trained.query_tower.save(folder / "query_tower" / "model.keras")
@@ -166,7 +190,6 @@ def write_bundle(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Tr
     pq.write_table(pa.table({ITEM_ID: data.item_ids, INTERACTIONS: counts}), folder / POPULARITY)
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     write_format(folder, _description(job, data, seen, trained), files)
-    folder.rename(job.output)
 
 
 def _description(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> dict[str, Any]:
@@ -197,8 +220,14 @@ def _description(job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Tr
     }
 
 
-def _check_output(output: Path) -> None:
+def _check_output(place: Path | str) -> None:
     """Refuse to replace anything: a bundle that runs depend on is as easily lost as made."""
+    if is_url(str(place)):
+        storage = open_storage(place)
+        if storage.names():
+            raise ArtifactError(f"{storage.shown()} holds something already", "name another --output, or move it away")
+        return
+    output = Path(place)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         what = "holds a bundle already" if (output / BUNDLE_FILE).is_file() else "exists already"
         raise ArtifactError(f"{output} {what}", "name another --output, or move it away")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,13 @@ from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.models.bundle import Bundle
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import SUCCESS, open_run
+from batchrec.output.storage import is_url
+from batchrec.remote_bundle import local_bundle, named_by
 from batchrec.suppression import read_suppression
 from batchrec.verify.proof import Evidence, prove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -32,14 +35,14 @@ class _Made:
 
     run_id: str
     as_of: datetime
-    bundle: Path
+    bundle: str
     feature_repo: Path
     bundle_fingerprint: str
     suppress: tuple[str, ...]
 
 
 def verify_published(
-    run: str, bundle: Path | None, feature_repo: Path | None, suppress: Sequence[str]
+    run: str, bundle: str | None, feature_repo: Path | None, suppress: Sequence[str]
 ) -> dict[str, Any]:
     """Read a published run again and prove it.
 
@@ -72,22 +75,35 @@ def verify_published(
         )
     manifest = read_manifest(folder)
     made = _made(folder, manifest)
-    evidence = _evidence(made, bundle or made.bundle, feature_repo or made.feature_repo, (*made.suppress, *suppress))
+    with _bundle(made, bundle or made.bundle) as opened:
+        evidence = _evidence(made, opened, feature_repo or made.feature_repo, (*made.suppress, *suppress))
     return {"run_id": made.run_id, **prove(folder, manifest, evidence, _UNPROVEN)}
 
 
-def _evidence(made: _Made, folder: Path, feature_repo: Path, suppress: Sequence[str]) -> Evidence:
-    for place, option in ((folder, "--bundle"), (feature_repo, "--feature-repo")):
-        if not place.is_dir():
+@contextmanager
+def _bundle(made: _Made, place: str) -> Iterator[Bundle]:
+    """Open the bundle, and see that it is the one that the run was made with."""
+    if not is_url(place):
+        _refuse_missing(made, Path(place), "--bundle")
+    with local_bundle(place) as folder, named_by(place, folder):
+        bundle = Bundle.open(folder)
+        if bundle.fingerprint != made.bundle_fingerprint:
             raise ArtifactError(
-                f"run {made.run_id} was made with {place}, which is not there", f"say with {option} where it is now"
+                f"{folder} is not the bundle that run {made.run_id} was made with (its {MANIFEST} names another sum)",
+                "name that bundle with --bundle",
             )
-    bundle = Bundle.open(folder)
-    if bundle.fingerprint != made.bundle_fingerprint:
+        yield bundle
+
+
+def _refuse_missing(made: _Made, place: Path, option: str) -> None:
+    if not place.is_dir():
         raise ArtifactError(
-            f"{folder} is not the bundle that run {made.run_id} was made with (its {MANIFEST} names another sum)",
-            "name that bundle with --bundle",
+            f"run {made.run_id} was made with {place}, which is not there", f"say with {option} where it is now"
         )
+
+
+def _evidence(made: _Made, bundle: Bundle, feature_repo: Path, suppress: Sequence[str]) -> Evidence:
+    _refuse_missing(made, feature_repo, "--feature-repo")
     described, store = bundle.format, FeatureStore.open(feature_repo)
     seen = FeatureRef(described.seen.view, described.seen.feature, described.seen.dtype)
 
@@ -112,7 +128,7 @@ def _made(folder: Storage, manifest: Mapping[str, Any]) -> _Made:
         return _Made(
             run_id=str(manifest["run_id"]),
             as_of=datetime.fromisoformat(manifest["as_of"]),
-            bundle=Path(options["bundle"]),
+            bundle=str(options["bundle"]),
             feature_repo=Path(options["feature_repo"]),
             bundle_fingerprint=manifest["fingerprints"]["bundle"],
             suppress=tuple(map(str, options["suppress"])),

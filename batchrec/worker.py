@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +30,8 @@ from batchrec.output.record import part_name
 from batchrec.output.status import write_status
 from batchrec.output.storage import open_storage
 from batchrec.pipeline import Line, Options, Users, recommend
+from batchrec.redact import redact
+from batchrec.remote_bundle import local_bundle, named_by
 from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
 from batchrec.users import read_partition
@@ -56,7 +59,7 @@ class Work:
     Parameters
     ----------
     bundle, feature_repo
-        Folders to load from.
+        Folders to load from; of the bundle perhaps a URL.
     bundle_fingerprint
         Of the bundle that the run began with.
     users
@@ -81,7 +84,7 @@ class Work:
         The run whose lists are carried over where a user's inputs are the same; None to compute every user.
     """
 
-    bundle: Path
+    bundle: Path | str
     feature_repo: Path
     bundle_fingerprint: str
     users: Path | str
@@ -175,7 +178,11 @@ class Resources:
 _loading = threading.Lock()
 
 
-def resources(bundle: Path, feature_repo: Path, as_of: datetime) -> Resources:
+_held = ExitStack()
+"""The copy of the bundle, where it lies on an object store."""
+
+
+def resources(bundle: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
     """Load what a worker needs, once a process.
 
     Raises
@@ -191,6 +198,7 @@ def release_resources() -> None:
     """Forget what was loaded: the next run may find another bundle or other features in the same places."""
     with _loading:
         _load.cache_clear()
+        _held.close()
 
 
 def compute_partition(work: Work, number: int) -> Outcome:
@@ -215,7 +223,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     loaded = resources(work.bundle, work.feature_repo, work.as_of)
     if loaded.bundle.fingerprint != work.bundle_fingerprint:
         raise ArtifactError(
-            f"{platform.node()} finds another bundle at {work.bundle} than the run began with",
+            f"{platform.node()} finds another bundle at {redact(str(work.bundle))} than the run began with",
             "let all machines see the same bundle at this path, and leave it alone during the run",
         )
     stopwatch = FencedStopwatch(work.attempt)
@@ -337,10 +345,15 @@ def write_lists(
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+def _load(place: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
     set_up_log()
     set_up_arrow()
-    bundle = Bundle.open(folder)
+    folder = _held.enter_context(local_bundle(place))
+    with named_by(place, folder):
+        return _loaded(Bundle.open(folder), feature_repo, as_of)
+
+
+def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime) -> Resources:
     store = FeatureStore.open(feature_repo)
     described = bundle.format
     store.check(

@@ -21,7 +21,7 @@ class IndexKind(StrEnum):
 
 def train(
     interactions: Annotated[Path, typer.Option(help="Parquet file of user_id, item_id, event_timestamp.")],
-    output: Annotated[Path, typer.Option(help="Folder of the bundle to be.")],
+    output: Annotated[str, typer.Option(help="Folder or URL of the bundle to be.")],
     feature_repo: Annotated[Path, typer.Option(help="Feast repository that has been applied.")] = Path("feature_repo"),
     items: Annotated[
         Path | None,
@@ -51,7 +51,7 @@ def train(
 
 
 def index(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Annotated[str, typer.Argument(help="Folder or URL of the bundle.")],
     recall_at: Annotated[int, typer.Option(min=1, help="Depth at which recall is measured, in items.")] = 100,
     target: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Recall against exact search to reach, as a share.")

@@ -15,7 +15,8 @@ from batchrec.commands.common import Debug, Suppress, console, print_summary, wh
 def verify(
     run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle that the run was made with.", show_default="where the run found it")
+        str | None,
+        typer.Option(help="Folder or URL of the bundle it was made with.", show_default="where the run found it"),
     ] = None,
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
@@ -105,6 +106,18 @@ def push(
 
     options = PushOptions(feature_repo, view, workers or WORKERS, batch, sample, changes)
     print_summary(asdict(push_run(run, options)))
+
+
+def delta(
+    run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
+    table: Annotated[str, typer.Argument(help="Path or URL of the Delta Lake table; made if it is not there.")],
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Write the rows of a published run as the next version of a Delta Lake table, unless it holds them already."""
+    when_stopped("the table is what it was; run the same command again")
+    from batchrec.delivery.delta import write_delta
+
+    print_summary(asdict(write_delta(run, table)))
 
 
 def evaluate(

@@ -53,9 +53,9 @@ def run(
         ),
     ] = None,
     bundle: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of the trained models.",
+            help="Folder or URL of the trained models.",
             show_default="none; required here, as a variable or in the job file",
         ),
     ] = None,
@@ -167,6 +167,13 @@ def run(
             show_default="512 MB for sorting, no other bound",
         ),
     ] = None,
+    delta: Annotated[
+        str | None,
+        typer.Option(
+            help="Delta Lake table, a path or a URL: its next version is the rows of the published run.",
+            show_default="none",
+        ),
+    ] = None,
     push: Annotated[
         bool | None,
         typer.Option(
@@ -210,14 +217,15 @@ def run(
     """Make a list for every user and publish them as one run."""
     job = job_of(locals())
     use_format(job.log_format)
-    from batchrec.delivery.after_run import after_run, attempt_recorded
+    from batchrec.delivery.after_run import after_run, attempt_recorded, check_before
     from batchrec.run import run as run_job
 
+    check_before(job)
     with attempt_recorded(job):
         summary = asdict(run_job(job))
         detail(f"published {summary['path']}", event="published", **summary)
         try:
-            when_stopped("the run is published, its push can be gone on with: `batchrec push`")
+            when_stopped("the run is published, what follows it can be gone on with: `batchrec delta`, `batchrec push`")
             summary |= after_run(job, summary["run_id"], summary["users_per_second"])
         finally:
             print_summary(summary)

@@ -1,4 +1,4 @@
-"""What a run does once it is published: write its figures, push its lists. Whatever fails here, it stays published."""
+"""What a run does once it is published: figures, a Delta table, a push. Whatever fails here, it stays published."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrec.delivery.delta import check_delta, write_delta
 from batchrec.delivery.metrics import write_attempt, write_metrics
 from batchrec.delivery.push import push_run
 from batchrec.delivery.push_options import PushOptions
@@ -15,11 +16,26 @@ from batchrec.errors import EXIT_INTERRUPTED, BatchrecError, BusyError, GateErro
 from batchrec.log import say
 from batchrec.output.manifest import read_manifest
 from batchrec.output.storage import open_storage
+from batchrec.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchrec.config import JobConfig
+
+
+def check_before(config: JobConfig) -> None:
+    """See before a run that what the options ask for after it can be done.
+
+    Raises
+    ------
+    ConfigError
+        A package that it takes is not installed, or the place of the Delta table holds something else.
+    SinkError
+        The object store of the Delta table does not answer.
+    """
+    if config.delta is not None:
+        check_delta(config.delta)
 
 
 def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[str, Any]:
@@ -35,7 +51,7 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     Raises
     ------
     BusyError
-        The online store is away, or somebody else pushes.
+        The online store is away, or somebody else pushes, or commits to the Delta table.
     GateError
         The online store gives back something else than was pushed.
     SinkError
@@ -45,12 +61,17 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     if config.metrics is not None:
         with _stays_published(run_id, "metrics", "the run needs no repeating"):
             write_metrics(config.metrics, _shown_output(config), read_manifest(folder), users_per_second)
-    if not config.push:
-        return {}
-    with _stays_published(run_id, "push", f"the command is `batchrec push {folder.shown()}`"):
-        changes = read_manifest(folder)["increment"] is not None
-        options = PushOptions(config.feature_repo, config.push_view, changes=changes)
-        return {"push": asdict(push_run(folder.path(), options))}
+    added: dict[str, Any] = {}
+    if config.delta is not None:
+        again = f"the command is `batchrec delta {folder.shown()} {redact(config.delta)}`"
+        with _stays_published(run_id, "Delta table", again + (", then `batchrec push`" if config.push else "")):
+            added["delta"] = asdict(write_delta(folder.path(), config.delta))
+    if config.push:
+        with _stays_published(run_id, "push", f"the command is `batchrec push {folder.shown()}`"):
+            changes = read_manifest(folder)["increment"] is not None
+            options = PushOptions(config.feature_repo, config.push_view, changes=changes)
+            added["push"] = asdict(push_run(folder.path(), options))
+    return added
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchrec.features.remote_files import duckdb_files, is_remote
 from batchrec.models.threads import cores
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ViewRows:
     Parameters
     ----------
     path
-        Parquet file, folder or glob.
+        Parquet file, folder or glob; a path of this machine or a URL that fsspec knows.
     keys
         Column of the entity rows by column of the file.
     time, created
@@ -53,6 +54,8 @@ class ViewRows:
         Column of the file by column of the result.
     ttl
         How long a row holds; None or zero for ever.
+    endpoint
+        Of the S3 API, where it is another than the environment says.
     """
 
     path: str
@@ -61,6 +64,7 @@ class ViewRows:
     created: str | None
     features: Mapping[str, str]
     ttl: timedelta | None
+    endpoint: str | None = None
 
 
 def asof_join(entities: pa.Table, time: str, views: Sequence[ViewRows], limits: Limits) -> pa.Table:
@@ -91,14 +95,18 @@ def asof_join(entities: pa.Table, time: str, views: Sequence[ViewRows], limits: 
         If a file cannot be read or lacks a column, or keys are not of one type.
     """
     column = {name: f"e.e{number}" for number, name in enumerate(entities.column_names)}
-    joins = [_join(view, f"v{number}", column, time, entities) for number, view in enumerate(views)]
     features = [
         _unless_ended(view, f"v{number}", f"f{place}", column[time])
         for number, view in enumerate(views)
         for place in range(len(view.features))
     ]
-    query = f"SELECT {', '.join([*column.values(), *features])} FROM entities e {' '.join(joins)}"  # noqa: S608 - quoted
     with _connection(limits) as connection:
+        places = [_within_reach(view, connection) for view in views]
+        joins = [
+            _join(view, place, f"v{number}", column, time, entities)
+            for number, (view, place) in enumerate(zip(views, places, strict=True))
+        ]
+        query = f"SELECT {', '.join([*column.values(), *features])} FROM entities e {' '.join(joins)}"  # noqa: S608
         # Our own short names: DuckDB takes names that differ in case only for the same.
         connection.register("entities", entities.rename_columns([f"e{number}" for number in range(len(column))]))
         joined = connection.sql(query).to_arrow_table()
@@ -140,18 +148,30 @@ def _close(database: duckdb.DuckDBPyConnection, spill: tempfile.TemporaryDirecto
     spill.cleanup()
 
 
-def _join(view: ViewRows, name: str, column: Mapping[str, str], time: str, entities: pa.Table) -> str:
+def _within_reach(view: ViewRows, connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the path by which DuckDB finds the rows of a view."""
+    if not is_remote(view.path):
+        return view.path
+    files = duckdb_files(view.path.partition("://")[0], view.endpoint)
+    files.forget()
+    with _opening:
+        if not connection.filesystem_is_registered(files.protocol):
+            connection.register_filesystem(files)
+    return files.name(view.path)
+
+
+def _join(view: ViewRows, place: str, name: str, column: Mapping[str, str], time: str, entities: pa.Table) -> str:
     keys = [f"{name}.k{number} = {column[asked]}" for number, asked in enumerate(view.keys.values())]
     conditions = [*keys, f"{name}.t <= {column[time]}"]
-    return f"ASOF LEFT JOIN ({_rows(view, entities)}) {name} ON {' AND '.join(conditions)}"
+    return f"ASOF LEFT JOIN ({_rows(view, place, entities)}) {name} ON {' AND '.join(conditions)}"
 
 
-def _rows(view: ViewRows, entities: pa.Table) -> str:
+def _rows(view: ViewRows, place: str, entities: pa.Table) -> str:
     """Return a query for the rows of a view whose keys lie in the range of those asked for, each moment once."""
     keys = [f"{_quoted(key)} AS k{number}" for number, key in enumerate(view.keys)]
     features = [f"{_quoted(feature)} AS f{number}" for number, feature in enumerate(view.features.values())]
     time = f"CAST({_quoted(view.time)} AS TIMESTAMPTZ)"
-    query = f"SELECT {', '.join([*keys, f'{time} AS t', *features])} FROM read_parquet({_literal(view.path)})"  # noqa: S608
+    query = f"SELECT {', '.join([*keys, f'{time} AS t', *features])} FROM read_parquet({_literal(place)})"  # noqa: S608
     ranges = [_range(key, entities[asked]) for key, asked in view.keys.items()]
     if any(ranges):
         query += f" WHERE {' AND '.join(filter(None, ranges))}"

@@ -5,15 +5,16 @@ Name it in ``feature_store.yaml``::
     offline_store:
       type: batchrec.features.offline_store.SortedOfflineStore
 
-It is Feast's duckdb store but for point-in-time joins over Parquet files on this machine: those are one DuckDB query
-(:mod:`batchrec.features.asof`), with the range of the keys asked for as a predicate, so that DuckDB skips every row
-group whose statistics lie outside. All else is Feast's own: other sources, other formats, on-demand views, the latest
-values for an online store. Feast imports this module by the name of its class; it imports Feast in turn, and nothing
-else of batchrec imports it.
+It is Feast's duckdb store but for point-in-time joins over Parquet files, on this machine or where fsspec finds them:
+those are one DuckDB query (:mod:`batchrec.features.asof`), with the range of the keys asked for as a predicate, so that
+DuckDB skips every row group whose statistics lie outside. All else is Feast's own: other sources, other formats,
+on-demand views, the latest values for an online store. Feast imports this module by the name of its class; it imports
+Feast in turn, and nothing else of batchrec imports it.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pandas as pd
@@ -21,13 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from batchrec.features.asof import Limits, ViewRows, asof_join
-from batchrec.features.sources import column_in_file, is_local_parquet
+from batchrec.features.connection import resolved
+from batchrec.features.sources import column_in_file, is_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ class SortedOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             config.offline_store.staging_location
             or (filter_by_created_timestamp and any(_created(view) for view in feature_views))
             or OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-            or not all(is_local_parquet(view) and _has_keys(view) for view in feature_views)
+            or not all(is_parquet(view) and _has_keys(view) for view in feature_views)
             or not _is_zoned(entity_df)
         ):
             return by_feast()
@@ -149,12 +150,13 @@ def _view_rows(view: Any, feature_refs: Sequence[str], repo: Any, full_feature_n
     keys = view.projection.join_key_map or {column.name: column.name for column in view.entity_columns}
     created = _created(view)
     return ViewRows(
-        path=FileSource.get_uri_for_file_path(repo, view.batch_source.path),
+        path=resolved(Path(repo), view.batch_source.path),
         keys={column_in_file(view, key): asked for key, asked in keys.items()},
         time=column_in_file(view, view.batch_source.timestamp_field),
         created=None if created is None else column_in_file(view, created),
         features={f"{shown}{feature}": column_in_file(view, feature) for feature in wanted},
         ttl=view.ttl,
+        endpoint=view.batch_source.s3_endpoint_override or None,
     )
 
 

@@ -122,6 +122,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 def brief(error: Exception) -> str:
-    """Return the kind of an error and the first line of what it says."""
+    """Return the kind of an error and the first line of what it says; of a traceback that it quotes, the last."""
     lines = str(error).strip().splitlines()
+    if lines and lines[0].startswith("Traceback "):  # DuckDB's words for what fails in Python
+        return lines[-1]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 from batchrec.errors import FeatureError
 from batchrec.features.layout import ROWS_PER_GROUP, TableWriter
 from batchrec.features.refs import brief
+from batchrec.features.sources import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from batchrec.features.sources import FeatureFile
 
 MOST_ROWS_PER_GROUP = 8 * ROWS_PER_GROUP
 """A row group is read whole or not at all; beyond this many rows a partition's users would be few of them."""
@@ -28,7 +31,7 @@ _BATCH_ROWS = 8192
 _ROW = "batchrec_row"
 
 
-def why_not_sorted(path: Path, key: str) -> str | None:
+def why_not_sorted(source: Path | BinaryIO, key: str) -> str | None:
     """Say why joins by key ranges read more of a Parquet file than they need, or None where they do not.
 
     Only the footer is read: row groups whose ranges of keys do not overlap can be skipped, in whatever order they
@@ -36,8 +39,8 @@ def why_not_sorted(path: Path, key: str) -> str | None:
 
     Parameters
     ----------
-    path
-        The file.
+    source
+        The file, or its path.
     key
         Its column of entity keys.
 
@@ -46,7 +49,7 @@ def why_not_sorted(path: Path, key: str) -> str | None:
     OSError, pyarrow.ArrowException
         If the file cannot be read or is not Parquet.
     """
-    footer = pq.read_metadata(path)
+    footer = pq.read_metadata(source)
     columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
     if key not in columns:
         return None  # the join will name the column it misses
@@ -95,30 +98,74 @@ def sort_source(path: Path, key: str, then: Sequence[str] = (), memory: str = "1
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         before = path.stat()
-        rows = _write_sorted(path, temporary, [key, *then], memory)
+        rows = _write_sorted(path, str(path), temporary, [key, *then], memory)
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise FeatureError(f"{path} has changed while it was being sorted", "sort it when nobody writes it")
+            raise _changed(str(path))
         shutil.copymode(path, temporary)
         temporary.replace(path)
     except (OSError, pa.ArrowException, duckdb.Error) as error:
-        raise FeatureError(
-            f"{path} could not be sorted by {key} ({brief(error)})",
-            "see that it is a Parquet file with this column and that its folder has room for it twice, or sort it "
-            "where it is written",
-        ) from error
+        raise _failed(str(path), key, error, "its folder has room for it twice") from error
     finally:
         temporary.unlink(missing_ok=True)
     return rows
 
 
-def _write_sorted(path: Path, target: Path, order: list[str], memory: str) -> int:
-    with pq.ParquetFile(path) as source, tempfile.TemporaryDirectory(prefix=".sorting-", dir=path.parent) as spill:
+def sort_remote(file: FeatureFile, key: str, then: Sequence[str] = (), memory: str = "1GB") -> int:
+    """Sort a Parquet file of an object store as :func:`sort_source` does, and put it in place of the old one.
+
+    It is sorted in a folder for temporary files of this machine. The put is one step: readers get the old object or the
+    new one, and those that have read a part of the old one get an error and read anew. What the store keeps about the
+    object besides its bytes (content type, tags) is not carried over.
+
+    Returns
+    -------
+    int
+        Rows of the file.
+
+    Raises
+    ------
+    FeatureError
+        If the file cannot be read, sorted or put, or has changed meanwhile; it is then as it was.
+    """
+    with tempfile.TemporaryDirectory(prefix="batchrec-sorting-") as folder:
+        target = Path(folder) / "sorted.parquet"
+        try:
+            before = version_of(file.files.info(file.path))
+            with file.files.open(file.path, "rb") as source:
+                rows = _write_sorted(source, file.shown, target, [key, *then], memory)
+            _put_unless_changed(file, before, target)
+        except FeatureError:
+            raise
+        except Exception as error:  # file systems raise what the libraries under them do
+            raise _failed(file.shown, key, error, "the folder for temporary files has room for it twice") from error
+    return rows
+
+
+def _put_unless_changed(file: FeatureFile, before: str, target: Path) -> None:
+    if version_of(file.files.info(file.path)) != before:
+        raise _changed(file.shown)
+    file.files.put_file(str(target), file.path)
+
+
+def _changed(shown: str) -> FeatureError:
+    return FeatureError(f"{shown} has changed while it was being sorted", "sort it when nobody writes it")
+
+
+def _failed(shown: str, key: str, error: Exception, room: str) -> FeatureError:
+    return FeatureError(
+        f"{shown} could not be sorted by {key} ({brief(error)})",
+        f"see that it is a Parquet file with this column and that {room}, or sort it where it is written",
+    )
+
+
+def _write_sorted(file: Path | BinaryIO, shown: str, target: Path, order: list[str], memory: str) -> int:
+    with pq.ParquetFile(file) as source, tempfile.TemporaryDirectory(prefix=".sorting-", dir=target.parent) as spill:
         schema = source.schema_arrow
         missing = [name for name in order if name not in schema.names]
         if missing:
             raise FeatureError(
-                f"{path} has no column {missing[0]!r}; it has {', '.join(schema.names)}", "name one of these"
+                f"{shown} has no column {missing[0]!r}; it has {', '.join(schema.names)}", "name one of these"
             )
         config = {"memory_limit": memory, "temp_directory": spill, "preserve_insertion_order": False}
         with duckdb.connect(":memory:", config=config) as connection, TableWriter(target, schema) as writer:
@@ -131,7 +178,7 @@ def _write_sorted(path: Path, target: Path, order: list[str], memory: str) -> in
                 writer.write(pa.Table.from_arrays(columns, schema=schema))
         expected = source.metadata.num_rows
     if writer.rows != expected:
-        raise FeatureError(f"{path} has {expected} rows, but {writer.rows} came out of sorting", "report this")
+        raise FeatureError(f"{shown} has {expected} rows, but {writer.rows} came out of sorting", "report this")
     with target.open("rb") as written:
         os.fsync(written.fileno())
     return writer.rows

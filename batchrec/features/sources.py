@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -11,9 +10,11 @@ from batchrec.errors import FeatureError
 from batchrec.features.connection import resolved
 from batchrec.features.dtypes import parse_type
 from batchrec.features.refs import brief, key_of
+from batchrec.features.remote_files import file_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from batchrec.features.refs import FeatureRef
 
@@ -71,17 +72,49 @@ def view_source(view: Any, repo: Path, refs: Sequence[FeatureRef]) -> ViewSource
     return ViewSource(place, path is not None, pa.schema(columns))
 
 
-def is_local_parquet(view: Any) -> bool:
-    """Tell whether a view reads Parquet files on this machine."""
+class FeatureFile(NamedTuple):
+    """A Parquet file of a source.
+
+    Attributes
+    ----------
+    files
+        Its fsspec file system.
+    path
+        What the file system calls it.
+    """
+
+    files: Any
+    path: str
+
+    @property
+    def shown(self) -> str:
+        """Its path on this machine, or its URL."""
+        return str(self.files.unstrip_protocol(self.path)) if self.is_remote else self.path
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies elsewhere than on this machine."""
+        from fsspec.implementations.local import LocalFileSystem
+
+        return not isinstance(self.files, LocalFileSystem)
+
+
+def is_parquet(view: Any) -> bool:
+    """Tell whether a view reads Parquet files that fsspec opens here with the credentials of the environment."""
     from feast.data_format import ParquetFormat
     from feast.infra.offline_stores.file_source import FileSource
 
     source = view.batch_source
-    if not isinstance(source, FileSource) or "://" in source.path or source.s3_endpoint_override:
+    if not isinstance(source, FileSource) or source.connection_ref is not None:
         return False
-    return isinstance(source.file_format, ParquetFormat) or (
-        source.file_format is None and source.path.endswith(".parquet")
-    )
+    is_other = source.file_format is not None and not isinstance(source.file_format, ParquetFormat)
+    if is_other or (source.file_format is None and not source.path.endswith(".parquet")):
+        return False
+    try:
+        file_system(source.path, _endpoint(view))
+    except (ImportError, ValueError):
+        return False
+    return True
 
 
 def column_in_file(view: Any, name: str) -> str:
@@ -90,8 +123,8 @@ def column_in_file(view: Any, name: str) -> str:
     return next((old for old, new in mapping.items() if new == name), name)
 
 
-def local_parquet_files(view: Any, repo: Path) -> list[Path]:
-    """Return the Parquet files of a view on this machine, sorted by path; none for other sources.
+def parquet_files(view: Any, repo: Path) -> list[FeatureFile]:
+    """Return the Parquet files of a view, sorted by path; none for other sources.
 
     Raises
     ------
@@ -99,10 +132,12 @@ def local_parquet_files(view: Any, repo: Path) -> list[Path]:
         If the source does not exist.
     """
     stated = stated_path(view)
-    if stated is None or not is_local_parquet(view):
+    if stated is None or not is_parquet(view):
         return []
-    path = resolved(repo, stated)
-    return [Path(file.path) for file in source_files(path) if file.path.endswith(".parquet") or file.path == path]
+    path, endpoint = resolved(repo, stated), _endpoint(view)
+    files, root = file_system(path, endpoint)
+    found = (file.path for file in source_files(path, endpoint))
+    return [FeatureFile(files, name) for name in found if name.endswith(".parquet") or name == root]
 
 
 def source_state(view: Any, repo: Path) -> list[Any]:
@@ -123,19 +158,21 @@ def source_state(view: Any, repo: Path) -> list[Any]:
     if stated is None:
         return [view.batch_source.name]
     try:
-        files = source_files(resolved(repo, stated))
+        files = source_files(resolved(repo, stated), _endpoint(view))
     except (ImportError, ValueError):  # Feast may have a way of its own to read them
         return [stated]
     return [stated, [[file.path.removeprefix(str(repo)), file.size, file.version] for file in files]]
 
 
-def source_files(path: str) -> list[SourceFile]:
+def source_files(path: str, endpoint: str | None = None) -> list[SourceFile]:
     """Return the files of a source: itself, those of a glob, or all below a folder; sorted by path.
 
     Parameters
     ----------
     path
         Absolute local path, or URL of a file system that fsspec knows.
+    endpoint
+        Of the S3 API, where it is another than the environment says.
 
     Raises
     ------
@@ -144,9 +181,7 @@ def source_files(path: str) -> list[SourceFile]:
     FeatureError
         If the file system cannot be asked.
     """
-    import fsspec
-
-    files, root = fsspec.core.url_to_fs(path)
+    files, root = file_system(path, endpoint)
     files.invalidate_cache()
     try:
         found = _infos(files, root)
@@ -155,7 +190,11 @@ def source_files(path: str) -> list[SourceFile]:
             f"the feature source {path} cannot be looked at ({brief(error)})",
             "see that it exists and may be read from here",
         ) from error
-    return sorted(SourceFile(name, info["size"] or 0, _version(info)) for name, info in found.items())
+    return sorted(SourceFile(name, info["size"] or 0, version_of(info)) for name, info in found.items())
+
+
+def _endpoint(view: Any) -> str | None:
+    return getattr(view.batch_source, "s3_endpoint_override", None) or None
 
 
 def _infos(files: Any, root: str) -> dict[str, dict[str, Any]]:
@@ -168,6 +207,7 @@ def _infos(files: Any, root: str) -> dict[str, dict[str, Any]]:
     return {root: info}
 
 
-def _version(info: dict[str, Any]) -> str:
+def version_of(info: dict[str, Any]) -> str:
+    """Return the entity tag or time of modification in what a file system says of a file; empty where it has none."""
     known = {name.lower().replace("-", "").replace("_", ""): value for name, value in info.items()}
     return next((str(known[name]) for name in _VERSIONS if known.get(name) is not None), "")

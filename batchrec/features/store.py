@@ -23,12 +23,12 @@ from batchrec.features.feast_import import import_feast
 from batchrec.features.join import join
 from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
 from batchrec.features.retry import WAITS
-from batchrec.features.sort import sort_source, why_not_sorted
+from batchrec.features.sort import sort_remote, sort_source, why_not_sorted
 from batchrec.features.sources import (
     ViewSource,
     column_in_file,
-    is_local_parquet,
-    local_parquet_files,
+    is_parquet,
+    parquet_files,
     source_state,
     view_source,
 )
@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrec.features.online import OnlineView
+    from batchrec.features.sources import FeatureFile
 
 __all__ = ["CONFIG_FILE", "FeatureRef", "FeatureStore", "JoinKey"]
 
 CONFIG_FILE = "feature_store.yaml"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_SAID: set[Path] = set()
+_SAID: set[str] = set()
 """Files that this process has said are not sorted."""
 
 
@@ -147,8 +148,8 @@ class FeatureStore:
         """See, before any work, that every feature exists with the type expected and can be read.
 
         Beside the registry the offline store itself is asked, for one id a view: a source that is missing, damaged or
-        lacks a column shows here. A Parquet file on this machine of which a join by key ranges would read more than it
-        needs is said once a process, on standard error.
+        lacks a column shows here. A Parquet file of which a join by key ranges would read more than it needs is said
+        once a process, on standard error.
 
         Raises
         ------
@@ -159,6 +160,8 @@ class FeatureStore:
             self._check_ref(ref)
         for view in dict.fromkeys(ref.view for ref in expected):
             refs = [ref for ref in dict.fromkeys(expected) if ref.view == view]
+            self._check_source(view)
+            parquet_files(self._view(view), self.repo)
             no_id = pa.array([0], pa.int64()).cast(id_type(parse_type(self.join_key(view).dtype)))
             self.point_in_time(no_id, _EPOCH, refs)
             self._say_if_unsorted(view)
@@ -199,32 +202,36 @@ class FeatureStore:
         entities = pa.table({key.name: distinct_ids, EVENT_TIMESTAMP: distinct_times})
         return self._join(entities, refs).take(row).combine_chunks()
 
-    def sort_source(self, view: str) -> tuple[Path, ...]:
+    def sort_source(self, view: str) -> tuple[str, ...]:
         """Sort the Parquet files of a view by its join key, then event timestamp, so that joins can skip row groups.
 
         Returns
         -------
-        tuple of Path
-            The files that were rewritten; those of which joins can skip row groups already stay untouched.
+        tuple of str
+            Paths or URLs of the files that were rewritten; those of which joins can skip row groups already stay
+            untouched.
 
         Raises
         ------
         FeatureError
-            If there is no such view, its source is not made of Parquet files on this machine, or one cannot be sorted.
+            If there is no such view, its source is not made of Parquet files, or one cannot be sorted.
         """
         self._check_source(view)
         described = self._view(view)
-        if not is_local_parquet(described):
+        if not is_parquet(described):
             raise FeatureError(
-                f"feature view {view!r} does not read Parquet files on this machine",
+                f"feature view {view!r} does not read Parquet files that can be opened from here",
                 "sort its rows where they are kept",
             )
         key = column_in_file(described, self.join_key(view).name)
         time = column_in_file(described, described.batch_source.timestamp_field)
-        unsorted = [path for path, _ in self._unsorted(view)]
-        for path in unsorted:
-            sort_source(path, key, [time])
-        return tuple(unsorted)
+        unsorted = [file for file, _ in self._unsorted(view)]
+        for file in unsorted:
+            if file.is_remote:
+                sort_remote(file, key, [time])
+            else:
+                sort_source(Path(file.path), key, [time])
+        return tuple(file.shown for file in unsorted)
 
     def source_fingerprint(self, refs: Sequence[FeatureRef]) -> str:
         """Return SHA-256, in hexadecimal, over the sources of the views of these features.
@@ -351,24 +358,25 @@ class FeatureStore:
                 f"write that file, or correct the path of the view's source and run `feast -c {self.repo} apply`",
             )
 
-    def _unsorted(self, view: str) -> Iterator[tuple[Path, str]]:
+    def _unsorted(self, view: str) -> Iterator[tuple[FeatureFile, str]]:
         """Yield each file of which joins by key ranges read more than they need, and why."""
         described = self._view(view)
         key = column_in_file(described, self.join_key(view).name)
-        for path in local_parquet_files(described, self.repo):
+        for file in parquet_files(described, self.repo):
             try:
-                reason = why_not_sorted(path, key)
-            except (OSError, pa.ArrowException) as error:
-                raise FeatureError(f"{path} cannot be read ({brief(error)})", "write that file again") from error
+                with file.files.open(file.path, "rb") as source:
+                    reason = why_not_sorted(source, key)
+            except Exception as error:  # file systems raise what the libraries under them do
+                raise FeatureError(f"{file.shown} cannot be read ({brief(error)})", "write that file again") from error
             if reason is not None:
-                yield path, reason
+                yield file, reason
 
     def _say_if_unsorted(self, view: str) -> None:
-        path, reason = next(self._unsorted(view), (None, None))
-        if path is not None and path not in _SAID:
-            _SAID.add(path)
+        file, reason = next(self._unsorted(view), (None, None))
+        if file is not None and file.shown not in _SAID:
+            _SAID.add(file.shown)
             say(
-                f"{path} {reason}: every partition reads far more of it than its own users; sort it once with "
+                f"{file.shown} {reason}: every partition reads far more of it than its own users; sort it once with "
                 f"`batchrec sort-features --feature-repo {self.repo} {view}`",
                 level="warning",
             )

@@ -232,6 +232,39 @@ def read_format(folder: Path) -> BundleFormat:
     return _read(folder)[0]
 
 
+def parse_format(data: bytes, place: str | Path) -> BundleFormat:
+    """Return what the bytes of a ``bundle.json`` say.
+
+    Parameters
+    ----------
+    data
+        The bytes.
+    place
+        Folder or URL of the bundle, for messages.
+
+    Raises
+    ------
+    ArtifactError
+        They do not describe a bundle.
+    """
+    path = f"{place}/{BUNDLE_FILE}"
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON ({error})", _REMEDY) from error
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        raise ArtifactError(
+            f"bundle {place} is of format {content['format']!r}, this version reads format {FORMAT}",
+            "install the version of batchrec that made it, or make the bundle again with `batchrec train`",
+        )
+    try:
+        return BundleFormat.model_validate(content)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path} does not describe a bundle of format {FORMAT}: {_first(error)}", _REMEDY
+        ) from error
+
+
 def write_format(folder: Path, content: dict[str, Any], files: list[str]) -> None:
     """Sum the named files and write ``bundle.json``, last and in one step.
 
@@ -322,20 +355,9 @@ def _read(folder: Path) -> tuple[BundleFormat, str]:
         raise ArtifactError(f"{folder} is not a bundle: {found}", "make one with `batchrec train`, or name another")
     try:
         data = path.read_bytes()
-        content = json.loads(data)
-    except (ValueError, RecursionError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON ({error})", _REMEDY) from error
-    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-        raise ArtifactError(
-            f"bundle {folder} is of format {content['format']!r}, this version reads format {FORMAT}",
-            "install the version of batchrec that made it, or make the bundle again with `batchrec train`",
-        )
-    try:
-        return BundleFormat.model_validate(content), hashlib.sha256(data).hexdigest()
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{path} does not describe a bundle of format {FORMAT}: {_first(error)}", _REMEDY
-        ) from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error})", _REMEDY) from error
+    return parse_format(data, folder), hashlib.sha256(data).hexdigest()
 
 
 def _check_sum(folder: Path, name: str, expected: str) -> None:

@@ -184,6 +184,14 @@ class LocalStorage:
             if is_new:
                 _remove_empty(self.root, self.root.parent)
 
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file."""
+        shutil.copyfile(self.root / name, path)
+
+    def put(self, path: Path, name: str) -> None:
+        """Write a file with the content of another."""
+        self.write(name, path.read_bytes())
+
     @contextmanager
     def lend(self, path: Path, name: str) -> Iterator[str]:  # noqa: ARG002 - machines that share the folder share it all
         """Name the file itself: it lies in this folder, which other machines are to see by the same path."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _ENCODING = "utf-8"
+_PIECE_BYTES = 8 * 2**20
 
 
 class ObjectStorage:
@@ -160,11 +161,23 @@ class ObjectStorage:
         """Hold a lease, renewed in the background."""
         return lease(self.folder(name), what)
 
-    @contextmanager
-    def lend(self, path: Path, name: str) -> Iterator[str]:
-        """Put a copy into the store, piece by piece, and delete it afterwards."""
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy an object to a file, piece by piece."""
+        with self._asking(name, may_be_missing=True):
+            source = self.filesystem.open(self._key(name), "rb", cache_type="none")
+        with source, path.open("wb") as file:
+            while piece := self._next_piece(source, name):
+                file.write(piece)
+
+    def put(self, path: Path, name: str) -> None:
+        """Put a file, piece by piece; the object is there when the last piece is."""
         with self._asking(name):
             self.filesystem.put_file(str(path), self._key(name))
+
+    @contextmanager
+    def lend(self, path: Path, name: str) -> Iterator[str]:
+        """Put a copy into the store and delete it afterwards."""
+        self.put(path, name)
         try:
             yield self.path(name)
         finally:
@@ -175,6 +188,10 @@ class ObjectStorage:
         """Lend a folder of this machine's temporary directory (set TMPDIR to place it elsewhere)."""
         with tempfile.TemporaryDirectory(prefix=f"batchrec{name}-") as folder:
             yield Path(folder)
+
+    def _next_piece(self, source: Any, name: str) -> bytes:
+        with self._asking(name):
+            return bytes(source.read(_PIECE_BYTES))
 
     def _key(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root

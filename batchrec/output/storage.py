@@ -131,6 +131,22 @@ class Storage(Protocol):
             Another process holds it.
         """
 
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file to a path on this machine.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        OSError
+            It cannot be written there.
+        SinkError
+            It cannot be read.
+        """
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a file of this machine here, whole or not at all; raises as :meth:`write` does."""
+
     def lend(self, path: Path, name: str) -> AbstractContextManager[str]:
         """Let other machines read a file of :meth:`scratch` for as long as the block lasts.
 

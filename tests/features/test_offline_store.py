@@ -1,5 +1,6 @@
 """The store for sorted files gives what Feast's duckdb store gives, and reads less."""
 
+import inspect
 import os
 import random
 import shutil
@@ -11,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FileSource, ValueType
+from feast import Entity, Field, FileSource, OnDemandFeatureView, ValueType
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 
 from batchrec.errors import FeatureError
@@ -223,16 +225,40 @@ def test_values_materialise_and_saved_datasets_are_written(repo, ours):
     assert saved["price"].to_pylist() == [1.5, None]
 
 
-def test_what_it_does_not_improve_is_left_to_feast(tmp_path, monkeypatch):
-    """A source by URL, which DuckDB would have to be told how to read."""
+def test_a_file_by_url(tmp_path):
     user = Entity(name="user", join_keys=["key"], value_type=ValueType.INT64)
     table = pa.table({"key": [1], "number": [5], "event_timestamp": pa.array([day(0)], TIME)})
     pq.write_table(table, tmp_path / "v.parquet")
     batch = FileSource(name="s", path=f"file://{tmp_path}/v.parquet", timestamp_field="event_timestamp")
-    ours = stores(tmp_path, [user, view("v", [user], {"number": Int64}, batch)])[1]
+    asked = pd.DataFrame({"row": [0], "key": [1], "event_timestamp": day(1)})
+    feasts, ours = stores(tmp_path, [user, view("v", [user], {"number": Int64}, batch)])
+    assert joined(ours, asked, ["v:number"]).equals(joined(feasts, asked, ["v:number"]))
+
+
+def double(frame):
+    return frame.assign(twice=2 * frame["number"])[["twice"]]
+
+
+def test_what_it_does_not_improve_is_left_to_feast(tmp_path, monkeypatch):
+    """A view that is computed when it is asked for."""
+    user = Entity(name="user", join_keys=["key"], value_type=ValueType.INT64)
+    table = pa.table({"key": [1], "number": [5], "event_timestamp": pa.array([day(0)], TIME)})
+    pq.write_table(table, tmp_path / "v.parquet")
+    batch = FileSource(name="s", path=str(tmp_path / "v.parquet"), timestamp_field="event_timestamp")
+    numbers = view("v", [user], {"number": Int64}, batch)
+    doubled = OnDemandFeatureView(
+        name="d",
+        sources=[numbers],
+        schema=[Field(name="twice", dtype=Int64)],
+        feature_transformation=PandasTransformation(double, inspect.getsource(double)),
+        mode="pandas",
+    )
+    ours = stores(tmp_path, [user, numbers, doubled])[1]
     monkeypatch.setattr("batchrec.features.offline_store.asof_join", None)
-    found = joined(ours, pd.DataFrame({"row": [0], "key": [1], "event_timestamp": day(1)}), ["v:number"])
-    assert found["v__number"].to_pylist() == [5]
+    asked = pd.DataFrame({"key": [1], "event_timestamp": day(1)})
+    found = ours.get_historical_features(asked, ["v:number", "d:twice"]).to_df()
+    assert found["number"].tolist() == [5]
+    assert found["twice"].tolist() == [10]
 
 
 # --- how much is read

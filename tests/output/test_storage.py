@@ -51,6 +51,17 @@ def test_what_is_written_is_read_again(storage):
         assert file.read() == b"wo"
 
 
+def test_files_are_put_and_fetched(storage, tmp_path):
+    data = os.urandom(9 * 2**20)  # more than is read at a time
+    (tmp_path / "here").write_bytes(data)
+    storage.put(tmp_path / "here", "a/b.bin")
+    assert storage.read("a/b.bin") == data
+    storage.fetch("a/b.bin", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == data
+    with pytest.raises(FileNotFoundError):
+        storage.fetch("none", tmp_path / "none")
+
+
 def test_what_is_not_there(storage):
     for ask in (storage.read, storage.open):
         with pytest.raises(FileNotFoundError):
