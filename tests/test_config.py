@@ -106,13 +106,13 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
         "cluster": "processes:2", "memory_limit": "4GB", "push": True, "push_view": "x", "metrics": "x",
         "deadline": "04:00", "time_budget": "90m",
         "log_format": "json", "lineage": "x",
-        "delta": "x",
+        "delta": "x", "since": "x",
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id", "suppress"}
     decides_no_row = name in {
         "resume", "max_failed_share", "verify", "cluster", "memory_limit", "push", "push_view", "metrics", "log_format",
-        "lineage", "deadline", "time_budget", "delta",
+        "lineage", "deadline", "time_budget", "delta", "since",
     }  # fmt: skip
     assert (before.fingerprint() == after.fingerprint()) is (is_place or decides_no_row)
 
