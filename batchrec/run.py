@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from batchrec.engine.cluster import THREADS
+from batchrec.engine.cluster import LOCAL, THREADS
+from batchrec.engine.device import CPU
 from batchrec.errors import BusyError, FeatureError, GateError, SchemaError, SinkError
 from batchrec.models.bundle import read_format
 from batchrec.output.journal import Begun, begin, read_begun
@@ -110,7 +111,7 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
             )
         _check_id_type(users, config)
         with stopwatch("load models"):
-            loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+            loaded = _loaded(config)
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
         read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
@@ -123,14 +124,14 @@ def _finish(config: JobConfig, folder: RunFolder, now: datetime, stopwatch: Stop
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
-            parts = final_parts(work, made, suppression)
+            parts = final_parts(replace(work, device=_own_device(config)), made, suppression)
         folder.keep_parts({part.record.name for part in parts})
     return _Finished(users, parts, suppression, fingerprints)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
     """Check that the numbers add up, prove the parts, and move readers to them."""
-    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    loaded = _loaded(config)
     users, parts = finished.users, finished.parts
     accounting = Accounting(
         input_rows=users.input_rows,
@@ -227,6 +228,15 @@ def _suppressed(finished: _Finished) -> dict[str, Any] | None:
     }
 
 
+def _loaded(config: JobConfig) -> Resources:
+    return resources(config.bundle, config.feature_repo, _as_of(config), _own_device(config))
+
+
+def _own_device(config: JobConfig) -> str:
+    """Return the device of this process: that of the run where it computes partitions itself."""
+    return config.device if config.cluster == LOCAL else CPU
+
+
 def _as_of(config: JobConfig) -> datetime:
     assert config.as_of is not None, "settled before anything else"  # noqa: S101 - narrows the type
     return config.as_of
@@ -265,6 +275,7 @@ def _work(config: JobConfig, users: Path, bundle_fingerprint: str) -> Work:
         options=Options(config.candidates, config.top_k, config.temperature, config.seed, config.rank_by),
         fallback=config.fallback,
         layout=config.layout,
+        device=config.device,
     )
 
 

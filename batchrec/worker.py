@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from batchrec.device_line import device_line, put_users
+from batchrec.engine.device import open_device
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.encode import ragged
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from batchrec.models.bundle_format import FeatureInput
+    from batchrec.engine.device import Device
+    from batchrec.models.bundle_format import FeatureInput, IndexFormat
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
@@ -68,6 +71,8 @@ class Work:
         What users without any features get.
     layout
         Of the part files.
+    device
+        ``cpu`` or ``gpu``: what partitions are computed on.
     """
 
     bundle: Path
@@ -80,6 +85,7 @@ class Work:
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
+    device: str
 
     @property
     def folder(self) -> Storage:
@@ -117,10 +123,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker loads once: the bundle, the way to the features, and the line made of both."""
+    """What a worker loads once: the bundle, the way to the features, and the line made of both, on a device."""
 
     bundle: Bundle
     store: FeatureStore
+    device: Device
     line: Line
     vocabularies: dict[str, pa.Array]
 
@@ -147,23 +154,23 @@ class Resources:
         if counts is None:
             return np.zeros(0, np.int64)
         order = np.argsort(-counts, kind="stable")
-        popular: npt.NDArray[np.int64] = order[np.asarray(self.line.eligible)[order]]
+        popular: npt.NDArray[np.int64] = order[self.device.fetch(self.line.eligible)[order]]
         return popular
 
 
 _loading = threading.Lock()
 
 
-def resources(bundle: Path, feature_repo: Path, as_of: datetime) -> Resources:
+def resources(bundle: Path, feature_repo: Path, as_of: datetime, device: str) -> Resources:
     """Load what a worker needs, once a process.
 
     Raises
     ------
     BatchrecError
-        If the bundle, a model, the index or the features cannot be used.
+        If the bundle, a model, the index, the features or the device cannot be used.
     """
     with _loading:  # two tasks that start together must not load twice
-        return _load(bundle, feature_repo, as_of)
+        return _load(bundle, feature_repo, as_of, device)
 
 
 def release_resources() -> None:
@@ -190,7 +197,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     BatchrecError
         If models, index or items cannot be used, or the part cannot be written.
     """
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    loaded = resources(work.bundle, work.feature_repo, work.as_of, work.device)
     if loaded.bundle.fingerprint != work.bundle_fingerprint:
         raise ArtifactError(
             f"{platform.node()} finds another bundle at {work.bundle} than the run began with",
@@ -207,9 +214,10 @@ def compute_partition(work: Work, number: int) -> Outcome:
         by_status = count_by_status(np.full(len(ids), Status.FAILED))
         return Outcome(number, None, len(ids), by_status, stopwatch.seconds, error.problem)
     with stopwatch("encode"):
-        users = encode_users(ids, table, loaded)
-    lists = recommend(users, loaded.line, work.options, stopwatch)
+        users = put_users(encode_users(ids, table, loaded), loaded.device)
+    found_lists = recommend(users, loaded.line, work.options, stopwatch)
     with stopwatch("write"):
+        lists = Sampled(*map(loaded.device.fetch, found_lists))
         found = rows_found(table)
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
@@ -230,7 +238,7 @@ def write_failed(work: Work, number: int) -> PartRecord:
     rows = read_partition(work.users, number)
     shape = (rows.num_rows, work.options.top_k)
     lists = Sampled(np.full(shape, -1), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.float32))
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    loaded = resources(work.bundle, work.feature_repo, work.as_of, work.device)
     return _written(rows, lists, np.full(rows.num_rows, Status.FAILED), loaded, work, number)
 
 
@@ -309,7 +317,7 @@ def _part(rows: pa.Table, lists: Sampled, status: npt.NDArray[np.str_], loaded: 
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
+def _load(folder: Path, feature_repo: Path, as_of: datetime, device_name: str) -> Resources:
     set_up_arrow()
     bundle = Bundle.open(folder)
     store = FeatureStore.open(feature_repo)
@@ -321,7 +329,15 @@ def _load(folder: Path, feature_repo: Path, as_of: datetime) -> Resources:
         ]
     )
     vocabularies = dict(_vocabularies(bundle))
-    return Resources(bundle, store, _line(bundle, store, vocabularies, as_of), vocabularies)
+    if described.index is None:
+        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
+    device = open_device(device_name)
+    items, eligible = _items(bundle, store, vocabularies, as_of)
+    if device.is_host:
+        line = _line(bundle, described.index, items, eligible)
+    else:
+        line = device_line(bundle, described.index, items, eligible, device)
+    return Resources(bundle, store, device, line, vocabularies)
 
 
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
@@ -330,12 +346,9 @@ def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
             yield one.name, bundle.vocabulary(one)
 
 
-def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime) -> Line:
+def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
     described = bundle.format
-    if described.index is None:
-        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
     tower, ranker = described.query_tower, described.ranker
-    items, eligible = _items(bundle, store, vocabularies, as_of)
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )
@@ -346,8 +359,8 @@ def _line(bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array]
             described.embedding_dimension,
         ),
         search=ItemIndex.read(
-            bundle.folder / described.index.path,
-            described.index,
+            bundle.folder / index.path,
+            index,
             described.catalogue_size,
             described.embedding_dimension,
         ),

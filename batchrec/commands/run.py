@@ -26,6 +26,14 @@ class RankBy(StrEnum):
     RETRIEVAL = "retrieval"
 
 
+class Device(StrEnum):
+    """What partitions are computed on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class Fallback(StrEnum):
     """What users without features get."""
 
@@ -120,8 +128,17 @@ def run(
         str | None,
         typer.Option(
             help="Where partitions are computed: local, in this process; processes:N, in N worker processes on this "
-            "machine; tcp://host:port or tls://host:port, by the workers of an existing Dask cluster.",
+            "machine; cuda, in a worker process for each of its GPUs; tcp://host:port or tls://host:port, by the "
+            "workers of an existing Dask cluster.",
             show_default="local",
+        ),
+    ] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(
+            help="What partitions are computed on; auto is the GPU where everything it needs can be used, and the CPU "
+            "on an existing cluster. `batchrec doctor` says why.",
+            show_default="auto",
         ),
     ] = None,
     memory_limit: Annotated[
