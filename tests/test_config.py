@@ -103,7 +103,8 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
         "seed": 1, "temperature": 1.5, "top_k": 9, "user_id_column": "id", "users_per_partition": 5,
         "keep_columns": "age", "users": "x", "bundle": "x", "feature_repo": "x", "output": "x", "run_id": "x",
         "resume": True, "suppress": "x", "max_failed_share": 0.5, "verify": False,
-        "cluster": "processes:2", "device": "cpu", "memory_limit": "4GB", "push": True, "push_view": "x", "metrics": "x",
+        "cluster": "processes:2", "memory_limit": "4GB", "push": True, "push_view": "x", "metrics": "x",
+        "device": "cpu",
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id", "suppress"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import MISSING, Array, gather, masked_scores, pad_columns
+from batchrec.arrays import MISSING, Array, gather, masked_scores, pad_columns, whole_batches
 from batchrec.models.tensors import address
 from batchrec.models.threads import turn
 
@@ -108,27 +108,26 @@ class DeviceIndex:
         xp = array_namespace(queries)
         rows, place = queries.shape[0], device(queries)
         found = []
-        for start in range(0, rows, QUERIES_A_SEARCH):
-            batch = xp.minimum(xp.arange(start, start + QUERIES_A_SEARCH, dtype=xp.int64, device=place), rows - 1)
+        for batch in whole_batches(rows, QUERIES_A_SEARCH, queries):
             scores = xp.empty((QUERIES_A_SEARCH, depth), dtype=xp.float32, device=place)
             positions = xp.empty((QUERIES_A_SEARCH, depth), dtype=xp.int64, device=place)
             with turn:  # Faiss searches a GPU from one thread at a time
                 search_in_place(self._index, gather(queries, batch), scores, positions, nprobe)
             found.append((scores, positions))
-        scores, positions = (xp.concat(parts) for parts in zip(*found, strict=True))
-        return scores[:rows, :], positions[:rows, :]
+        scores, positions = (xp.concat(parts)[:rows, :] for parts in zip(*found, strict=True))
+        return scores, positions
 
     def _by_multiplying(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Multiply with every item; equal scores stand by position."""
         xp = array_namespace(queries)
-        step = max(1, SCORES_AT_A_TIME // self._index.ntotal)
+        rows, size = queries.shape[0], min(max(1, SCORES_AT_A_TIME // self._index.ntotal), QUERIES_A_SEARCH)
         found = []
-        for start in range(0, queries.shape[0], step):
-            scores = xp.matmul(queries[start : start + step, :], self._items)
+        for batch in whole_batches(rows, size, queries):
+            scores = xp.matmul(gather(queries, batch), self._items)
             scores = xp.where(xp.isnan(scores), -math.inf, scores)
             order = xp.argsort(scores, axis=1, descending=True, stable=True)[:, :depth]
             found.append((xp.take_along_axis(scores, order, axis=1), order))
-        scores, positions = (xp.concat(parts) for parts in zip(*found, strict=True))
+        scores, positions = (xp.concat(parts)[:rows, :] for parts in zip(*found, strict=True))
         return scores, xp.where(scores == -math.inf, MISSING, xp.astype(positions, xp.int64))
 
     @cached_property

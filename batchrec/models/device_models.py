@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
-from batchrec.arrays import gather
+from batchrec.arrays import gather, whole_batches
 from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 
@@ -53,11 +53,10 @@ class DeviceTower:
         history = inputs[bundle_format.HISTORY]
         xp = array_namespace(history)
         n_users = history.shape[0]
-        batches = []
-        for start in range(0, n_users, USERS_A_BATCH):
-            rows = xp.arange(start, start + USERS_A_BATCH, dtype=xp.int64, device=device(history))
-            rows = xp.minimum(rows, n_users - 1)
-            batches.append(self._batch({name: gather(column, rows) for name, column in inputs.items()}))
+        batches = [
+            self._batch({name: gather(column, rows) for name, column in inputs.items()})
+            for rows in whole_batches(n_users, USERS_A_BATCH, history)
+        ]
         return xp.concat(batches)[:n_users, :]
 
     def _batch(self, inputs: Arrays) -> Array:

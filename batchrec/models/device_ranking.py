@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import gather
+from batchrec.arrays import gather, whole_batches
 from batchrec.models.ranking_algebra import Part, Prepared, user_part
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ class DeviceRanking:
             return xp.zeros((n_users, width), dtype=xp.float32, device=device(positions))
         step = max(1, PAIRS_A_BLOCK // width)
         blocks = []
-        for start in range(0, n_users, step):
-            rows = xp.arange(start, start + step, dtype=xp.int64, device=device(positions))
-            rows = xp.minimum(rows, n_users - 1)
+        for rows in whole_batches(n_users, step, positions):
             part = user_part(self._prepared, {name: gather(users[name], rows) for name in self._prepared.user.inputs})
             blocks.append(self._pairs(part, xp.maximum(gather(positions, rows), 0)))
         return xp.where(positions < 0, -math.inf, xp.concat(blocks)[:n_users, :])
