@@ -52,7 +52,7 @@ def on_device(model: Model) -> DeviceFunction:
                 _wait(array)
             output = model.on_tensors({name: to_tensor(array) for name, array in arrays.items()})
             # A copy: the tensor's memory goes back to its library, which may write there while a reader is at work.
-            found = xp.asarray(xp.from_dlpack(output), copy=True)
+            found = xp.asarray(xp.from_dlpack(_Computed(output)), copy=True)
             _wait(found)
         return found
 
@@ -75,6 +75,28 @@ def jitted(model: Any) -> Callable[[Arrays], Any]:
         return call(weights, state, dict(tensors)).block_until_ready()
 
     return run
+
+
+class _Computed:
+    """A tensor that is computed already, for readers on any stream.
+
+    TensorFlow waits for a tensor when it exports it, and refuses to be told of the reader's stream.
+
+    Parameters
+    ----------
+    tensor
+        The tensor.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **_stream_and_more: Any) -> Any:
+        return self._tensor.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = self._tensor.__dlpack_device__()
+        return device
 
 
 def _wait(array: Array) -> None:

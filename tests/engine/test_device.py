@@ -148,7 +148,7 @@ def test_doctor_where_the_packages_are_there_and_the_gpu_is_not(tmp_path):
 
 
 def test_the_cpu_is_kept_where_there_is_a_gpu():
-    """TensorFlow would take a GPU by itself; what it says of devices is made up here, what it is told is what counts."""
+    """TensorFlow would take a GPU by itself. Its devices are made up here; what it is told about them counts."""
     program = """
 import tensorflow as tf
 from batchrec.models import gpu
