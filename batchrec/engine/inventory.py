@@ -19,7 +19,6 @@ DRIVER_LIBRARY = "libcuda.so.1"
 
 _DRIVER_VERSION = Path("/sys/module/nvidia/version")
 _INSTALL = "`pip install 'batchrec[gpu]'`"
-_REPLACE = "`pip uninstall {}`, then `pip install 'batchrec[gpu]'`"
 
 
 @dataclass(frozen=True)
@@ -104,25 +103,17 @@ def _cupy() -> str:
     return str(cupy.__version__)
 
 
-def _keras() -> str:
-    return gpu.keras_versions()
-
-
-def _faiss() -> str:
-    return gpu.faiss_version()
-
-
 def _keras_on_gpu() -> str:
     found = gpu.keras_gpus()
     if not found:
-        raise _Unusable(f"{gpu.keras_versions()} sees no GPU", _REPLACE.format("tensorflow-cpu"))
+        raise _Unusable(f"{gpu.keras_versions()} sees no GPU", gpu.keras_for_gpus())
     return ", ".join(found)
 
 
 def _faiss_on_gpu() -> str:
     found = gpu.faiss_gpus()
     if not found:
-        raise _Unusable(f"{gpu.faiss_version()}, sees no GPU", _REPLACE.format("faiss-cpu"))
+        raise _Unusable(f"{gpu.faiss_version()}, sees no GPU", f"`pip uninstall faiss-cpu`, then {_INSTALL}")
     return f"{found} GPUs"
 
 
@@ -150,8 +141,8 @@ def _line(error: BaseException) -> str:
 
 
 _LOOKS: tuple[tuple[str, Need, Callable[[], str]], ...] = (
-    ("Keras", "every run", _keras),
-    ("Faiss", "every run", _faiss),
+    ("Keras", "every run", gpu.keras_versions),
+    ("Faiss", "every run", gpu.faiss_version),
     ("NVIDIA driver", "--device gpu", _driver),
     ("CuPy", "--device gpu", _cupy),
     ("Faiss on a GPU", "--device gpu", _faiss_on_gpu),

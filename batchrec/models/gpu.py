@@ -24,6 +24,8 @@ class _Backend:
     ----------
     version
         Of the library.
+    for_gpus
+        How a build for GPUs is installed in the place of one for CPUs.
     gpus
         Names the GPUs that it sees.
     use
@@ -33,6 +35,7 @@ class _Backend:
     """
 
     version: Callable[[], str]
+    for_gpus: str
     gpus: Callable[[], list[str]]
     use: Callable[[], None]
     keep_off: Callable[[], None]
@@ -54,6 +57,11 @@ def keras_gpus() -> list[str]:
         The backend is neither TensorFlow nor JAX.
     """
     return _backend().gpus()
+
+
+def keras_for_gpus() -> str:
+    """Say how Keras' backend is installed for GPUs."""
+    return _backend().for_gpus
 
 
 def use_gpu() -> None:
@@ -189,6 +197,12 @@ def _begun(how: str, wanted: str) -> ConfigError:
 
 
 _BACKENDS = {
-    "tensorflow": _Backend(_tensorflow_version, _tensorflow_gpus, _use_tensorflow, _keep_tensorflow_off),
-    "jax": _Backend(_jax_version, _jax_gpus, _use_jax, _keep_jax_off),
+    "tensorflow": _Backend(
+        _tensorflow_version,
+        "`pip uninstall tensorflow-cpu`, then `pip install 'batchrec[gpu]'`",
+        _tensorflow_gpus,
+        _use_tensorflow,
+        _keep_tensorflow_off,
+    ),
+    "jax": _Backend(_jax_version, "`pip install 'jax[cuda12]'`", _jax_gpus, _use_jax, _keep_jax_off),
 }

@@ -93,6 +93,17 @@ class TestIndex:
         assert (scores[1] == -np.inf).all()
         assert (positions[[0, 2], :5] >= 0).all()
 
+    def test_whatever_faiss_says_of_no_number(self, index, device, monkeypatch):
+        """Its kernels need not agree; what is not a number is no hit."""
+
+        def search(_index, _queries, scores, positions, _nprobe):
+            scores[...], positions[...] = np.nan, 7
+
+        monkeypatch.setattr(device_index, "search_in_place", search)
+        scores, positions = found_by(index, device, QUERIES[:2], 3)
+        assert (positions == -1).all()
+        assert (scores == -np.inf).all()
+
     @pytest.mark.parametrize(("rows", "depth"), [(0, 5), (3, 0)])
     def test_nothing_asked(self, index, device, rows, depth):
         found_by(index, device, QUERIES[:rows], depth)
