@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def doctor(
     device: Annotated[
-        Device, typer.Option(help="What partitions are to be computed on; the exit code says whether they can be.")
+        Device, typer.Option(help="What a run is to compute on; the exit code says whether it can.")
     ] = Device.AUTO,
     debug: Debug = False,  # noqa: ARG001 - read from the command line before parsing
 ) -> None:

@@ -136,8 +136,8 @@ def run(
     device: Annotated[
         Device | None,
         typer.Option(
-            help="What partitions are computed on; auto is the GPU where everything it needs can be used, and the CPU "
-            "on an existing cluster. `batchrec doctor` says why.",
+            help="What the run computes on; auto is the GPU where everything it needs can be used, and the CPU on an "
+            "existing cluster. `batchrec doctor` says why.",
             show_default="auto",
         ),
     ] = None,
