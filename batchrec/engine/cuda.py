@@ -33,7 +33,7 @@ def gpu_cluster(threads: int, folder: str) -> SpecCluster:
         threads_per_worker=threads,
         host=LOOPBACK,
         dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": f"{LOOPBACK}:0"},  # otherwise it serves HTTP on every interface
+        scheduler_kwargs={"dashboard_address": f"{LOOPBACK}:0"},  # otherwise it wants port 8787, which a run beside has
         worker_class=PortlessWorker,
         local_directory=folder,
         memory_limit=0,

@@ -48,4 +48,5 @@ def test_every_gpu_has_a_worker_and_nothing_listens_to_other_machines(two_gpus, 
     assert {address for *_, addresses in found for address in addresses} == {"127.0.0.1"}
     assert here
     assert {address.ip for address in here} == {"127.0.0.1"}
+    assert 8787 not in {address.port for address in here}, "two runs at once would ask for the same port"
     assert two_gpus.keys() >= DASK_CUDA_ALONE
