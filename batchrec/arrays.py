@@ -7,9 +7,12 @@ and CuPy run the same lines.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from array_api_compat import array_namespace, device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Array = Any
 """An array of any library that follows the Python array API."""
@@ -65,6 +68,26 @@ def gather(x: Array, indices: Array) -> Array:
     xp = array_namespace(x, indices)
     flat = xp.take(x, xp.reshape(indices, (-1,)), axis=0)
     return xp.reshape(flat, indices.shape + x.shape[1:])
+
+
+def whole_batches(count: int, size: int, like: Array) -> Iterator[Array]:
+    """Yield row numbers 0 to `count` - 1 in batches of one size, ``(size,)`` int64; the last row fills the last batch.
+
+    One size means one kernel for all of them, and so the same last bits for a row in whatever batch it stands.
+
+    Parameters
+    ----------
+    count
+        How many rows there are.
+    size
+        Rows a batch.
+    like
+        An array of the library, and on the device, that the row numbers are to be of.
+    """
+    xp = array_namespace(like)
+    for start in range(0, count, size):
+        rows = xp.arange(start, start + size, dtype=xp.int64, device=device(like))
+        yield xp.minimum(rows, count - 1)
 
 
 def pad_columns(x: Array, width: int, fill: float) -> Array:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 import typer
 
 from batchrec import __version__
-from batchrec.commands import models, published
+from batchrec.commands import doctor, models, published
 from batchrec.commands.common import stopped_words
 from batchrec.commands.plan import plan
 from batchrec.commands.run import run
@@ -77,6 +77,7 @@ app.command()(plan)
 app.command()(models.train)
 app.command()(models.index)
 app.command("sort-features")(models.sort_features)
+app.command()(doctor.doctor)
 app.command()(published.evaluate)
 app.command()(published.verify)
 app.command()(published.show)

@@ -126,7 +126,13 @@ class JobConfig(BaseSettings):
     cluster: str = Field(
         LOCAL,
         description="where partitions are computed: `local`, in this process; `processes:N`, in N worker processes on "
-        "this machine; `tcp://host:port` or `tls://host:port`, by the workers of an existing Dask cluster",
+        "this machine; `cuda`, in a worker process for each of its GPUs; `tcp://host:port` or `tls://host:port`, by "
+        "the workers of an existing Dask cluster",
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="what partitions are computed on: `auto` is the GPU where everything it needs can be used, and the "
+        "CPU on an existing cluster; a run that goes on stays on the device it was begun on",
     )
     memory_limit: int | None = Field(
         None,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import Deadline
 from batchrec.engine.cluster import ADDRESSES
+from batchrec.engine.device import settled_device
 from batchrec.errors import ConfigError, GateError
 from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.pilot import pilot
 from batchrec.proof_of_run import evidence_of, part_prover
 from batchrec.room import available_memory, free_disk, watched
-from batchrec.run import check_id_type, schema_of, work_of
+from batchrec.run import check_id_type, own_device, schema_of, work_of
 from batchrec.stopwatch import Stopwatch
 from batchrec.times import shown_duration
 from batchrec.users import partition_sizes, prepare_users
@@ -129,7 +130,8 @@ def make_plan(config: JobConfig) -> Plan:
     now, started, available = datetime.now(UTC), time.monotonic(), available_memory()
     deadline = Deadline.of(config, now, started)
     as_of = config.as_of or now.replace(microsecond=0)
-    config = config.model_copy(update={"as_of": as_of})
+    device = settled_device(config.device, config.cluster)
+    config = config.model_copy(update={"as_of": as_of, "device": device})
     with tempfile.TemporaryDirectory(prefix="batchrec-plan-") as scratch:
         try:
             return _planned(config, as_of, Path(scratch), available, deadline)
@@ -167,7 +169,7 @@ def _planned(config: JobConfig, as_of: datetime, folder: Path, available: int, d
             )
         check_id_type(users, config)
         with stopwatch("load models"):
-            loaded = resources(config.bundle, config.feature_repo, as_of)
+            loaded = resources(config.bundle, config.feature_repo, as_of, own_device(config))
     scratch = config.model_copy(update={"output": str(folder), "run_id": _PILOT})
     work = work_of(scratch, path, loaded.bundle.fingerprint)
     sizes = partition_sizes(path)

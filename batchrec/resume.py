@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrec.engine.device import AUTO, settled_device
 from batchrec.errors import ArtifactError, ConfigError, NothingToDo
 from batchrec.output.journal import JOURNAL, Begun, read_begun, read_entries
 from batchrec.output.location import CURRENT
@@ -34,13 +35,14 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     Local places are made absolute, so that the manifest tells where they were whoever reads it from wherever.
 
     The as-of time is the one asked for, otherwise that of the unfinished run of the same name, otherwise `now` to the
-    second. The name of the run is the one asked for, with ``resume`` otherwise that of the newest unfinished run (of
-    the as-of time asked for), otherwise the as-of time.
+    second. The device is the one asked for, otherwise likewise that of the unfinished run, otherwise what there is. The
+    name of the run is the one asked for, with ``resume`` otherwise that of the newest unfinished run (of the as-of time
+    asked for), otherwise the as-of time.
 
     Raises
     ------
     ConfigError
-        The run is published already, or there is none of this name to resume.
+        The run is published already, or there is none of this name to resume, or its device cannot be used.
     NothingToDo
         The run to resume is published already, or no run is unfinished.
     """
@@ -56,11 +58,13 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     if config.resume and begun is None:
         raise ConfigError(f"there is no unfinished run {folder.shown}", "leave out --resume to start it")
     as_of = config.as_of or (now.replace(microsecond=0) if begun is None else begun.as_of)
+    asked = begun.options.get("device", AUTO) if begun is not None and config.device == AUTO else config.device
+    device = settled_device(str(asked), config.cluster)
     places = {name: _absolute(getattr(config, name)) for name in ("bundle", "feature_repo")}
     suppress = tuple(
         source if is_url(source) else str(Path(source).expanduser().absolute()) for source in config.suppress
     )
-    return config.model_copy(update={"as_of": as_of, "run_id": run_id, "suppress": suppress} | places)
+    return config.model_copy(update={"as_of": as_of, "run_id": run_id, "suppress": suppress, "device": device} | places)
 
 
 def _absolute(place: Path | str) -> Path | str:

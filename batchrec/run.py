@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import Deadline
 from batchrec.degraded import degraded, told
 from batchrec.delivery.lineage import check_lineage, recorded
+from batchrec.engine.cluster import LOCAL
+from batchrec.engine.device import CPU
 from batchrec.errors import BusyError, GateError, SchemaError, SinkError
 from batchrec.increments.changes import write_changes
 from batchrec.increments.previous import open_previous, reusable
@@ -129,7 +131,7 @@ def _finish(
             )
         check_id_type(users, config)
         with stopwatch("load models"):
-            loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+            loaded = _loaded(config)
         # Once now, so that a mistyped list does not cost the night, and once more when all lists are made.
         read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
         if config.fallback == "popularity" and loaded.bundle.popularity is None:
@@ -148,7 +150,7 @@ def _finish(
         check_failed_share(made, users.distinct_users, config.max_failed_share)
         with stopwatch("suppress"):
             suppression = read_suppression(config.suppress, users.id_type, loaded.bundle.item_ids.type)
-            parts = final_parts(work, made, suppression)
+            parts = final_parts(replace(work, device=own_device(config)), made, suppression)
         increment = None
         if previous is not None:
             with stopwatch("changes"):
@@ -162,7 +164,7 @@ def _finish(
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
     """Check that the numbers add up, prove the parts, and move readers to them."""
-    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    loaded = _loaded(config)
     users, parts = finished.users, finished.parts
     accounting = Accounting(
         input_rows=users.input_rows,
@@ -229,7 +231,7 @@ def _fingerprints(users: UsersSummary, loaded: Resources, config: JobConfig) -> 
 
 
 def _sources(config: JobConfig) -> Iterable[ViewSource]:
-    loaded = resources(config.bundle, config.feature_repo, _as_of(config))
+    loaded = _loaded(config)
     return loaded.store.sources(loaded.refs)
 
 
@@ -253,6 +255,15 @@ def _suppressed(finished: _Finished) -> dict[str, Any] | None:
         "items_taken_out": sum(part.suppressed_items for part in finished.parts),
         "users_left_out": sum(part.suppressed_users for part in finished.parts),
     }
+
+
+def _loaded(config: JobConfig) -> Resources:
+    return resources(config.bundle, config.feature_repo, _as_of(config), own_device(config))
+
+
+def own_device(config: JobConfig) -> str:
+    """Return the device of this process: that of the run where it computes partitions itself."""
+    return config.device if config.cluster == LOCAL else CPU
 
 
 def _as_of(config: JobConfig) -> datetime:
@@ -295,6 +306,7 @@ def work_of(config: JobConfig, users: Path, bundle_fingerprint: str, previous: P
         fallback=config.fallback,
         layout=config.layout,
         previous=previous,
+        device=config.device,
     )
 
 

@@ -29,7 +29,7 @@ def write_failed(work: Work, number: int) -> PartRecord:
     """
     rows = read_partition(work.users, number)
     lists = _empty(rows.num_rows, work.options.top_k)
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    loaded = resources(work.bundle, work.feature_repo, work.as_of, work.device)
     return write_lists(rows, lists, *_all(rows.num_rows, Status.FAILED, Source.NONE), loaded, work, number)
 
 
@@ -53,7 +53,7 @@ def write_popular(work: Work, number: int) -> tuple[PartRecord, dict[str, int]]:
     """
     rows = read_partition(work.users, number)
     users = rows.num_rows
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    loaded = resources(work.bundle, work.feature_repo, work.as_of, work.device)
     popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
     nobody = np.zeros(users, bool)
     lists = with_fallback(_empty(users, work.options.top_k), nobody, popular, loaded.bundle.popularity)

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import batchrec
 
-_VERSIONS_OF = ("dask", "faiss-cpu", "faiss-gpu", "feast", "keras", "numpy", "pyarrow", "tensorflow-cpu", "tensorflow")
+_VERSIONS_OF = (
+    *("cupy-cuda12x", "cupy-cuda13x", "dask", "faiss-cpu", "faiss-gpu", "feast", "jax", "keras", "numpy", "pyarrow"),
+    *("tensorflow-cpu", "tensorflow"),
+)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from batchrec.device_line import device_line, put_users
+from batchrec.engine.device import open_device
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.encode import ragged
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
@@ -44,8 +46,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from batchrec.engine.device import Device
     from batchrec.increments.previous import Previous
-    from batchrec.models.bundle_format import FeatureInput
+    from batchrec.models.bundle_format import FeatureInput, IndexFormat
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
@@ -76,6 +79,8 @@ class Work:
         What users without any features get.
     layout
         Of the part files.
+    device
+        ``cpu`` or ``gpu``: what partitions are computed on.
     is_degraded
         Whether `options` are less than what was asked for, because of a deadline.
     attempt
@@ -94,6 +99,7 @@ class Work:
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
+    device: str
     is_degraded: bool = False
     attempt: str = ""
     previous: Previous | None = None
@@ -140,10 +146,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker loads once: the bundle, the way to the features, and the line made of both."""
+    """What a worker loads once: the bundle, the way to the features, and the line made of both, on a device."""
 
     bundle: Bundle
     store: FeatureStore
+    device: Device
     line: Line
     vocabularies: dict[str, pa.Array]
     items_fingerprint: str
@@ -171,7 +178,7 @@ class Resources:
         if counts is None:
             return np.zeros(0, np.int64)
         order = np.argsort(-counts, kind="stable")
-        popular: npt.NDArray[np.int64] = order[np.asarray(self.line.eligible)[order]]
+        popular: npt.NDArray[np.int64] = order[self.device.fetch(self.line.eligible)[order]]
         return popular
 
 
@@ -182,16 +189,16 @@ _held = ExitStack()
 """The copy of the bundle, where it lies on an object store."""
 
 
-def resources(bundle: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
+def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: str) -> Resources:
     """Load what a worker needs, once a process.
 
     Raises
     ------
     BatchrecError
-        If the bundle, a model, the index or the features cannot be used.
+        If the bundle, a model, the index, the features or the device cannot be used.
     """
     with _loading:  # two tasks that start together must not load twice
-        return _load(bundle, feature_repo, as_of)
+        return _load(bundle, feature_repo, as_of, device)
 
 
 def release_resources() -> None:
@@ -220,7 +227,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
         If models, index or items cannot be used, or the part cannot be written.
     """
     about(run_id=work.run_id, partition=number)
-    loaded = resources(work.bundle, work.feature_repo, work.as_of)
+    loaded = resources(work.bundle, work.feature_repo, work.as_of, work.device)
     if loaded.bundle.fingerprint != work.bundle_fingerprint:
         raise ArtifactError(
             f"{platform.node()} finds another bundle at {redact(str(work.bundle))} than the run began with",
@@ -243,7 +250,12 @@ def compute_partition(work: Work, number: int) -> Outcome:
         # A partition for which there is less time is made in one way, so that all its rows have one source.
         previous = None if work.is_degraded else work.previous
         carried = carry_over(previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)
-    lists = carried.completed(users, lambda rest: recommend(rest, loaded.line, work.options, stopwatch))
+
+    def compute(rest: Users) -> Sampled:
+        made = recommend(put_users(rest, loaded.device), loaded.line, work.options, stopwatch)
+        return Sampled(*map(loaded.device.fetch, made))
+
+    lists = carried.completed(users, compute)
     with stopwatch("write"):
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
@@ -345,15 +357,15 @@ def write_lists(
 
 
 @lru_cache(maxsize=1)
-def _load(place: Path | str, feature_repo: Path, as_of: datetime) -> Resources:
+def _load(place: Path | str, feature_repo: Path, as_of: datetime, device_name: str) -> Resources:
     set_up_log()
     set_up_arrow()
     folder = _held.enter_context(local_bundle(place))
     with named_by(place, folder):
-        return _loaded(Bundle.open(folder), feature_repo, as_of)
+        return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device_name))
 
 
-def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime) -> Resources:
+def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device) -> Resources:
     store = FeatureStore.open(feature_repo)
     described = bundle.format
     store.check(
@@ -363,9 +375,14 @@ def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime) -> Resources:
         ]
     )
     vocabularies = dict(_vocabularies(bundle))
+    if described.index is None:
+        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
     items, eligible = _items(bundle, store, vocabularies, as_of)
-    line = _line(bundle, items, eligible)
-    return Resources(bundle, store, line, vocabularies, items_fingerprint(items, eligible))
+    if device.is_host:
+        line = _line(bundle, described.index, items, eligible)
+    else:
+        line = device_line(bundle, described.index, items, eligible, device)
+    return Resources(bundle, store, device, line, vocabularies, items_fingerprint(items, eligible))
 
 
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
@@ -374,10 +391,8 @@ def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
             yield one.name, bundle.vocabulary(one)
 
 
-def _line(bundle: Bundle, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
+def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
     described = bundle.format
-    if described.index is None:
-        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
     tower, ranker = described.query_tower, described.ranker
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
@@ -389,8 +404,8 @@ def _line(bundle: Bundle, items: dict[str, npt.NDArray[np.generic]], eligible: B
             described.embedding_dimension,
         ),
         search=ItemIndex.read(
-            bundle.folder / described.index.path,
-            described.index,
+            bundle.folder / index.path,
+            index,
             described.catalogue_size,
             described.embedding_dimension,
         ),

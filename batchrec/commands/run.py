@@ -37,6 +37,14 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Device(StrEnum):
+    """What partitions are computed on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class Fallback(StrEnum):
     """What users without features get."""
 
@@ -155,8 +163,17 @@ def run(
         str | None,
         typer.Option(
             help="Where partitions are computed: local, in this process; processes:N, in N worker processes on this "
-            "machine; tcp://host:port or tls://host:port, by the workers of an existing Dask cluster.",
+            "machine; cuda, in a worker process for each of its GPUs; tcp://host:port or tls://host:port, by the "
+            "workers of an existing Dask cluster.",
             show_default="local",
+        ),
+    ] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(
+            help="What the run computes on; auto is the GPU where everything it needs can be used, and the CPU on an "
+            "existing cluster. `batchrec doctor` says why.",
+            show_default="auto",
         ),
     ] = None,
     memory_limit: Annotated[

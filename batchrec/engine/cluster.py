@@ -33,6 +33,9 @@ LOCAL = "local"
 ADDRESSES = ("tcp://", "tls://")
 """What the address of an existing cluster begins with."""
 
+CUDA = "cuda"
+"""One worker process for each GPU of this machine."""
+
 IN_FLIGHT = 4
 """Tasks a thread that the scheduler knows of at a time: enough that no thread waits, however many tasks there are."""
 
@@ -46,7 +49,7 @@ _LAST_PORT = 65_535
 
 
 def checked_place(text: str) -> str:
-    """Return `text` if it names a cluster: ``local``, ``processes:N``, or the address of a scheduler.
+    """Return `text` if it names a cluster: ``local``, ``processes:N``, ``cuda``, or the address of a scheduler.
 
     Raises
     ------
@@ -54,12 +57,17 @@ def checked_place(text: str) -> str:
         It does not.
     """
     address = _ADDRESS.fullmatch(text)
-    if text == LOCAL or _PROCESSES.fullmatch(text) or (address and int(address[2]) <= _LAST_PORT):
+    if text in {LOCAL, CUDA} or _PROCESSES.fullmatch(text) or (address and int(address[2]) <= _LAST_PORT):
         return text
     raise ValueError(
-        "expected local, processes:N such as processes:4 (at most 9999), or tcp://host:port or tls://host:port of a "
-        "Dask scheduler"
+        "expected local, processes:N such as processes:4 (at most 9999), cuda, or tcp://host:port or tls://host:port "
+        "of a Dask scheduler"
     )
+
+
+def is_elsewhere(place: str) -> bool:
+    """Tell whether the workers of `place` are those of an existing cluster, and not this machine's."""
+    return _ADDRESS.fullmatch(place) is not None
 
 
 def open_cluster(
@@ -85,10 +93,12 @@ def open_cluster(
     ClusterError
         A worker, or the scheduler, does not run the code that this process runs.
     """
-    from batchrec.engine.remote import existing_cluster, process_cluster
+    from batchrec.engine.remote import cuda_cluster, existing_cluster, process_cluster
 
     if place == LOCAL:
         return local_cluster(folder)
+    if place == CUDA:
+        return cuda_cluster(THREADS, folder)
     processes = _PROCESSES.fullmatch(place)
     if processes:
         return process_cluster(int(processes[1]), THREADS, folder, memory_limit)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from distributed import Client
+    from distributed import Client, SpecCluster
 
 CONNECT_SECONDS = 30.0
 """How long a scheduler is waited for."""
@@ -76,23 +76,47 @@ def process_cluster(processes: int, threads: int, folder: Path, memory_limit: in
     memory_limit
         Bytes a worker; None for no limit.
     """
+    from batchrec.engine.in_process import loopback_cluster
+
+    silence = logging.CRITICAL
+    with _worker_processes(
+        lambda: loopback_cluster(processes, threads, str(folder), memory_limit or 0, silence)
+    ) as client:
+        yield client
+
+
+@contextmanager
+def cuda_cluster(threads: int, folder: Path) -> Iterator[Client]:
+    """Run a scheduler in this process and one worker process for each GPU of this machine.
+
+    Parameters
+    ----------
+    threads
+        Tasks that each worker runs at a time.
+    folder
+        For Dask's scratch files.
+    """
+    from batchrec.engine.cuda import gpu_cluster
+
+    with _worker_processes(lambda: gpu_cluster(threads, str(folder))) as client:
+        yield client
+
+
+@contextmanager
+def _worker_processes(start: Callable[[], SpecCluster]) -> Iterator[Client]:
+    """Start worker processes and see that they compute as this process does."""
     import dask
     from distributed import Client
-
-    from batchrec.engine.in_process import loopback_cluster
 
     # A worker that pauses near its limit would wait for ever where models and items alone are that large. Results are
     # small, so there is nothing to spill.
     memory = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
     # Dask would set OMP_NUM_THREADS to 1, in this process too.
     threads_of_libraries: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
-    silence = logging.CRITICAL
     with ExitStack() as opened:
         opened.enter_context(dask.config.set({"distributed.admin.tick.limit": "1h", **memory, **threads_of_libraries}))
         with _deaf_to_interrupts():
-            cluster = opened.enter_context(
-                loopback_cluster(processes, threads, str(folder), memory_limit or 0, silence)
-            )
+            cluster = opened.enter_context(start())
             client = opened.enter_context(Client(cluster))
             _wait_for_workers(client, "of this run")
         check_agreement(client)

@@ -116,6 +116,35 @@ def write_index(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
+def read_index(path: Path, catalogue_size: int, dimension: int) -> Any:
+    """Load a Faiss index that has been summed, and see that it fits the bundle.
+
+    Raises
+    ------
+    ArtifactError
+        If Faiss cannot read it, or its kind, size, dimension, metric or positions are others.
+    """
+    import faiss
+
+    try:
+        index = faiss.read_index(str(path))
+    except (RuntimeError, MemoryError) as error:
+        raise ArtifactError(f"{path} cannot be read by Faiss ({_last_line(error)})", _REMEDY) from error
+    if not isinstance(index, faiss.IndexFlat | faiss.IndexIVF):
+        raise ArtifactError(f"{path} is a Faiss {type(index).__name__}, expected a flat or an IVF index", _REMEDY)
+    if (index.ntotal, index.d) != (catalogue_size, dimension):
+        raise ArtifactError(
+            f"{path} holds {index.ntotal} vectors of dimension {index.d}, "
+            f"the bundle's catalogue is {catalogue_size} items of dimension {dimension}",
+            _REMEDY,
+        )
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ArtifactError(f"{path} does not use the inner product", _REMEDY)
+    if isinstance(index, faiss.IndexIVF) and not _lists_positions(index):
+        raise ArtifactError(f"{path} does not hold each item position from 0 to {catalogue_size - 1} once", _REMEDY)
+    return index
+
+
 class ItemIndex:
     """An index as retrieval uses it: every row best first, and as deep as the catalogue allows.
 
@@ -141,32 +170,8 @@ class ItemIndex:
 
     @classmethod
     def read(cls, path: Path, described: IndexFormat, catalogue_size: int, dimension: int) -> ItemIndex:
-        """Load an index that has been summed, and see that it fits the bundle.
-
-        Raises
-        ------
-        ArtifactError
-            If Faiss cannot read it, or its kind, size, dimension, metric or positions are others.
-        """
-        import faiss
-
-        try:
-            index = faiss.read_index(str(path))
-        except (RuntimeError, MemoryError) as error:
-            raise ArtifactError(f"{path} cannot be read by Faiss ({_last_line(error)})", _REMEDY) from error
-        if not isinstance(index, faiss.IndexFlat | faiss.IndexIVF):
-            raise ArtifactError(f"{path} is a Faiss {type(index).__name__}, expected a flat or an IVF index", _REMEDY)
-        if (index.ntotal, index.d) != (catalogue_size, dimension):
-            raise ArtifactError(
-                f"{path} holds {index.ntotal} vectors of dimension {index.d}, "
-                f"the bundle's catalogue is {catalogue_size} items of dimension {dimension}",
-                _REMEDY,
-            )
-        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ArtifactError(f"{path} does not use the inner product", _REMEDY)
-        if isinstance(index, faiss.IndexIVF) and not _lists_positions(index):
-            raise ArtifactError(f"{path} does not hold each item position from 0 to {catalogue_size - 1} once", _REMEDY)
-        return cls(index, described.nprobe, described.recall_at)
+        """Load an index as :func:`read_index` does."""
+        return cls(read_index(path, catalogue_size, dimension), described.nprobe, described.recall_at)
 
     def __call__(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """Find the best items of each query.

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace, device
 
+from batchrec.arrays import Array, gather
 from batchrec.errors import ArtifactError
 from batchrec.models.threads import one_thread_a_call, share_out
 
@@ -49,9 +51,60 @@ class Part:
         (n, h): share of the first layer's output, before its activation.
     """
 
-    vectors: Floats
-    embedding: Floats
-    share: Floats
+    vectors: Array
+    embedding: Array
+    share: Array
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the ranker computes before there is a user.
+
+    Parameters
+    ----------
+    user
+        The user's side.
+    user_kernel
+        Rows of the first layer's kernel that read the user alone.
+    cross_kernel
+        Those that read the dot products of an item's vectors with a user's, (item vectors · user vectors, h).
+    bias
+        Of the first layer, (h,).
+    above
+        Kernel and bias of each layer above the first.
+    scale
+        Factor on the dot product of both embeddings.
+    items
+        All items' parts.
+    """
+
+    user: Side
+    user_kernel: Array
+    cross_kernel: Array
+    bias: Array
+    above: tuple[tuple[Array, Array], ...]
+    scale: np.float32
+    items: Part
+
+
+def prepare(ranker: Dlrm, items: Inputs) -> Prepared:
+    """Compute what depends on the ranker and its item inputs, (N, …) each, alone; on the host, with all cores."""
+    one_thread_a_call()
+    first, bias = ranker.top[0]
+    dimension = ranker.user.norm[0].size
+    n_bottom = (bool(ranker.user.dense) + bool(ranker.item.dense)) * dimension
+    user_rows = slice(0, dimension if ranker.user.dense else 0)
+    item_kernel = _own_rows(first, slice(user_rows.stop, n_bottom), n_bottom, ranker.item.places)
+    crossed = [_dot_row(a, b) for a in ranker.item.places for b in ranker.user.places]
+    return Prepared(
+        user=ranker.user,
+        user_kernel=_own_rows(first, user_rows, n_bottom, ranker.user.places),
+        cross_kernel=np.ascontiguousarray(first[n_bottom:][crossed]),
+        bias=bias,
+        above=ranker.top[1:],
+        scale=ranker.retrieval_scale,
+        items=_item_parts(ranker.item, item_kernel, items),
+    )
 
 
 class RankingAlgebra:
@@ -59,25 +112,12 @@ class RankingAlgebra:
 
     Parameters
     ----------
-    ranker
-        The ranker in parts.
-    items
-        Its item inputs, (N, …) each. What depends on them alone is computed here.
+    prepared
+        What does not depend on users.
     """
 
-    def __init__(self, ranker: Dlrm, items: Inputs) -> None:
-        one_thread_a_call()
-        self._user, self._top, self._scale = ranker.user, ranker.top, ranker.retrieval_scale
-        first, bias = ranker.top[0]
-        dimension = ranker.user.norm[0].size
-        n_bottom = (bool(ranker.user.dense) + bool(ranker.item.dense)) * dimension
-        user_rows = slice(0, dimension if ranker.user.dense else 0)
-        self._user_kernel = _own_rows(first, user_rows, n_bottom, ranker.user.places)
-        item_kernel = _own_rows(first, slice(user_rows.stop, n_bottom), n_bottom, ranker.item.places)
-        crossed = [_dot_row(a, b) for a in ranker.item.places for b in ranker.user.places]
-        self._cross_kernel = np.ascontiguousarray(first[n_bottom:][crossed])
-        self._bias = bias
-        self._items = _item_parts(ranker.item, item_kernel, items)
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
 
     def __call__(self, users: Inputs, positions: npt.NDArray[np.int64]) -> Floats:
         """Score every candidate of every user.
@@ -105,8 +145,7 @@ class RankingAlgebra:
 
         def score(start: int) -> None:
             rows = slice(start, start + step)
-            part = _part(self._user, self._user_kernel, {name: users[name][rows] for name in self._user.inputs})
-            part.share[...] += self._bias
+            part = user_part(self._prepared, {name: users[name][rows] for name in self._prepared.user.inputs})
             for left in range(0, width, PAIRS_A_BLOCK):
                 columns = slice(left, left + PAIRS_A_BLOCK)
                 relevance[rows, columns] = self._pairs(part, np.maximum(positions[rows, columns], 0))
@@ -117,18 +156,19 @@ class RankingAlgebra:
     def _pairs(self, users: Part, positions: npt.NDArray[np.int64]) -> Floats:
         """Score b users' candidates (b, K)."""
         b, width = positions.shape
-        _, n_item, dimension = self._items.vectors.shape
-        vectors = _rows(self._items.vectors, positions).reshape(b, width * n_item, dimension)
+        items = self._prepared.items
+        _, n_item, dimension = items.vectors.shape
+        vectors = _rows(items.vectors, positions).reshape(b, width * n_item, dimension)
         dots = np.matmul(vectors, users.vectors.transpose(0, 2, 1))
-        hidden = np.matmul(dots.reshape(b, width, -1), self._cross_kernel)
-        hidden += _rows(self._items.share, positions)
+        hidden = np.matmul(dots.reshape(b, width, -1), self._prepared.cross_kernel)
+        hidden += _rows(items.share, positions)
         hidden += users.share[:, None, :]
-        for kernel, bias in self._top[1:]:
+        for kernel, bias in self._prepared.above:
             np.maximum(hidden, 0, out=hidden)
             hidden = np.matmul(hidden, kernel)
             hidden += bias
-        retrieval = np.matmul(_rows(self._items.embedding, positions), users.embedding[:, :, None])
-        retrieval *= self._scale
+        retrieval = np.matmul(_rows(items.embedding, positions), users.embedding[:, :, None])
+        retrieval *= self._prepared.scale
         hidden += retrieval
         scores: Floats = hidden[:, :, 0]
         return scores
@@ -151,49 +191,64 @@ def _dot_row(i: int, j: int) -> int:
     return high * (high - 1) // 2 + low
 
 
-def _part(side: Side, kernel: Floats, inputs: Inputs) -> Part:
+def user_part(prepared: Prepared, inputs: Mapping[str, Array]) -> Part:
+    """Compute n users' part, its share with the first layer's bias; any array library's arrays.
+
+    Raises
+    ------
+    ArtifactError
+        If a categorical input has a code outside the ranker's vocabulary.
+    """
+    part = _part(prepared.user, prepared.user_kernel, inputs)
+    return Part(part.vectors, part.embedding, part.share + prepared.bias)
+
+
+def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
     """Compute one side of n rows, each row by itself."""
-    embedding = np.ascontiguousarray(inputs[side.embedding], np.float32)
+    xp = array_namespace(kernel)
+    embedding = xp.astype(inputs[side.embedding], xp.float32, copy=False)
     parts = [_lookup(table, inputs[name], name) for name, table in side.tables.items()]
     if side.dense:
         parts.append(_bottom(side, inputs))
     parts.append(_normalised(embedding, side))
-    vectors = np.stack(parts, axis=1)
-    low = np.tril_indices(len(parts), -1)
-    reads = np.matmul(vectors, vectors.transpose(0, 2, 1))[:, low[0], low[1]]
+    vectors = xp.stack(parts, axis=1)
+    dots = xp.matmul(vectors, xp.permute_dims(vectors, (0, 2, 1)))
+    below = [i * len(parts) + j for i in range(len(parts)) for j in range(i)]
+    places = xp.asarray(below, dtype=xp.int64, device=device(kernel))
+    reads = xp.take(xp.reshape(dots, (dots.shape[0], len(parts) ** 2)), places, axis=1)
     if side.dense:
-        reads = np.concatenate([parts[-2], reads], axis=1)
+        reads = xp.concat([parts[-2], reads], axis=1)
     return Part(vectors, embedding, _times(reads, kernel))
 
 
-def _lookup(table: Floats, codes: npt.NDArray[np.generic], name: str) -> Floats:
-    if codes.size and (codes.min() < 0 or codes.max() >= len(table)):
+def _lookup(table: Array, codes: Array, name: str) -> Array:
+    xp = array_namespace(codes)
+    if codes.size and (xp.min(codes) < 0 or xp.max(codes) >= table.shape[0]):
         raise ArtifactError(
-            f"the ranker's input {name!r} has codes up to {codes.max()}, its embedding {len(table)} entries",
+            f"the ranker's input {name!r} has codes up to {int(xp.max(codes))}, its embedding {table.shape[0]} entries",
             "give bundle.json the vocabulary that the model was trained with",
         )
-    found: Floats = table[codes]
-    return found
+    return gather(table, codes)
 
 
-def _bottom(side: Side, inputs: Inputs) -> Floats:
+def _bottom(side: Side, inputs: Mapping[str, Array]) -> Array:
     kernel, bias, last_kernel, last_bias = side.bottom
-    values = np.stack([inputs[name] for name in side.dense], axis=1).astype(np.float32, copy=False)
-    return _times(np.maximum(_times(values, kernel) + bias, 0), last_kernel) + last_bias
+    xp = array_namespace(kernel)
+    values = xp.stack([xp.astype(inputs[name], xp.float32, copy=False) for name in side.dense], axis=1)
+    return _times(xp.maximum(_times(values, kernel) + bias, 0), last_kernel) + last_bias
 
 
-def _normalised(embedding: Floats, side: Side) -> Floats:
+def _normalised(embedding: Array, side: Side) -> Array:
+    xp = array_namespace(embedding)
     scale, offset = side.norm
-    centred = embedding - embedding.mean(axis=1, keepdims=True)
-    variance = np.square(centred).mean(axis=1, keepdims=True)
-    normalised: Floats = centred / np.sqrt(variance + np.float32(side.epsilon)) * scale + offset
-    return normalised
+    centred = embedding - xp.mean(embedding, axis=1, keepdims=True)
+    variance = xp.mean(xp.square(centred), axis=1, keepdims=True)
+    return centred / xp.sqrt(variance + side.epsilon) * scale + offset
 
 
-def _times(rows: Floats, kernel: Floats) -> Floats:
+def _times(rows: Array, kernel: Array) -> Array:
     """Multiply each row (n, a) by itself with a kernel (a, h): the same bits whatever the other rows."""
-    product: Floats = np.matmul(rows[:, None, :], kernel)[:, 0, :]
-    return product
+    return array_namespace(rows).matmul(rows[:, None, :], kernel)[:, 0, :]
 
 
 def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:

@@ -5,7 +5,8 @@ A fixed shape means one compiled program and, on one device, the same bits for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
 from batchrec.models.dlrm import take_apart
-from batchrec.models.ranking_algebra import RankingAlgebra
+from batchrec.models.ranking_algebra import Prepared, RankingAlgebra, prepare
+from batchrec.models.tensors import jitted
 from batchrec.models.threads import set_up_tensorflow, turn
 from batchrec.models.tower_algebra import TowerAlgebra
 from batchrec.models.tower_parts import take_tower_apart
@@ -50,12 +52,15 @@ class Model:
         Where it was loaded from.
     run
         Runs it.
+    on_tensors
+        Runs it on tensors of Keras' backend and leaves the output where it is: named inputs to one output.
     keras
         The Keras model; None for a SavedModel.
     """
 
     path: Path
     run: Run
+    on_tensors: Run
     keras: Any = None
 
     def __call__(self, arrays: Arrays) -> npt.NDArray[np.float32]:
@@ -66,9 +71,20 @@ class Model:
         ArtifactError
             If the model refuses the shape or type of its inputs.
         """
+        with turn, self.refusing(arrays):
+            return np.asarray(self.run(arrays))
+
+    @contextmanager
+    def refusing(self, arrays: Mapping[str, Any]) -> Iterator[None]:
+        """Turn what a library raises where it refuses inputs into one sentence.
+
+        Raises
+        ------
+        ArtifactError
+            If it did.
+        """
         try:
-            with turn:
-                return np.asarray(self.run(arrays))
+            yield
         except (TypeError, ValueError, LookupError) as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
             raise ArtifactError(
@@ -114,10 +130,16 @@ def ranking_algebra(ranker: Model, users: set[str], items: Arrays) -> RankingAlg
     items
         All other inputs, for every item, (N, …) each.
     """
+    prepared = prepared_ranking(ranker, users, items)
+    return None if prepared is None else RankingAlgebra(prepared)
+
+
+def prepared_ranking(ranker: Model, users: set[str], items: Arrays) -> Prepared | None:
+    """Return what computing the ranker by parts begins with, or None as :func:`ranking_algebra` does."""
     parts = take_apart(ranker.keras) if ranker.keras is not None else None
     if parts is None or parts.user.inputs != users or parts.item.inputs != items.keys():
         return None
-    return RankingAlgebra(parts, items)
+    return prepare(parts, items)
 
 
 def query_tower(model: Model, dimension: int) -> TowerAlgebra | QueryTower:
@@ -213,19 +235,33 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
             "save the model with `model.save('model.keras')`, of layers that need no code of their own",
         ) from error
     _refuse_outputs(path, len(model.outputs or ()))
-    run = _tensorflow_function(model) if on_tensorflow else model.predict_on_batch
-    return Model(path, run, model), _keras_inputs(model)
+    if not on_tensorflow:
+        return Model(path, model.predict_on_batch, jitted(model), model), _keras_inputs(model)
+    on_tensors = _tensorflow_function(model)
+
+    def run(arrays: Arrays) -> Any:
+        import tensorflow as tf
+
+        return on_tensors({name: tf.constant(array) for name, array in arrays.items()}).numpy()
+
+    return Model(path, run, on_tensors, model), _keras_inputs(model)
 
 
 def _tensorflow_function(model: Any) -> Run:
     """Compile a Keras model to one TensorFlow function, which costs less a call than Keras' own `predict_on_batch`."""
     import tensorflow as tf
 
-    function = tf.function(lambda arrays: model(arrays, training=False))
+    function = tf.function(lambda tensors: model(tensors, training=False))
+    return _with_value_errors(function)
 
-    def run(arrays: Arrays) -> Any:
+
+def _with_value_errors(function: Run) -> Run:
+    """Let TensorFlow refuse values as all others do."""
+    import tensorflow as tf
+
+    def run(tensors: Arrays) -> Any:
         try:
-            return function({name: tf.constant(array) for name, array in arrays.items()}).numpy()
+            return function(tensors)
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(error.message) from error
 
@@ -254,16 +290,18 @@ def _load_saved_model(path: Path) -> tuple[Model, set[str]]:
     specs: dict[str, Any] = signature.structured_input_signature[1]
     _refuse_outputs(path, len(signature.structured_outputs))
 
-    def run(arrays: Arrays) -> Any:
-        tensors = {name: tf.constant(arrays[name], dtype=spec.dtype) for name, spec in specs.items()}
-        try:
-            # Called through the loaded object, which thereby lives as long as its variables are needed.
-            (output,) = loaded.signatures["serving_default"](**tensors).values()
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(error.message) from error
-        return output.numpy()
+    def on_tensors(tensors: Arrays) -> Any:
+        cast = {name: tf.cast(tensors[name], spec.dtype) for name, spec in specs.items()}
+        # Called through the loaded object, which thereby lives as long as its variables are needed.
+        (output,) = loaded.signatures["serving_default"](**cast).values()
+        return output
 
-    return Model(path, run), set(specs)
+    call = _with_value_errors(on_tensors)
+
+    def run(arrays: Arrays) -> Any:
+        return call({name: tf.constant(arrays[name], dtype=spec.dtype) for name, spec in specs.items()}).numpy()
+
+    return Model(path, run, call), set(specs)
 
 
 def _refuse_outputs(path: Path, outputs: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import Array, gather
+from batchrec.arrays import Array, gather, whole_batches
 
 Features = Mapping[str, Array]
 Unroll = Callable[[Features, Features, Array], Features]
@@ -54,9 +54,7 @@ def rank(
     if rows == 0 or width == 0:
         return xp.zeros((rows, width), dtype=xp.float32, device=device(positions))
     batches = []
-    for start in range(0, rows, users_per_batch):
-        batch = xp.arange(start, start + users_per_batch, dtype=xp.int64, device=device(positions))
-        batch = xp.minimum(batch, rows - 1)
+    for batch in whole_batches(rows, users_per_batch, positions):
         users = {name: gather(values, batch) for name, values in user.items()}
         scores = score_pairs(unroll(users, item, gather(positions, batch)))
         batches.append(xp.astype(xp.reshape(scores, (users_per_batch, width)), xp.float32))

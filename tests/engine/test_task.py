@@ -39,6 +39,7 @@ def work(world, tmp_path):
         options=Options(30, 10, 2.0, 0, "ranker"),
         fallback="popularity",
         layout="list",
+        device="cpu",
     )
     release_resources()
 

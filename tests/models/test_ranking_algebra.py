@@ -11,7 +11,7 @@ import pytest
 from batchrec.errors import ArtifactError
 from batchrec.models.dlrm import take_apart
 from batchrec.models.ranker import ITEM_CODE, ITEM_EMBEDDING, QUERY_EMBEDDING, RankerShape, build_ranker
-from batchrec.models.ranking_algebra import PAIRS_A_BLOCK, RankingAlgebra
+from batchrec.models.ranking_algebra import PAIRS_A_BLOCK, RankingAlgebra, prepare
 
 N_ITEMS, DIMENSION = 500, 64
 SHAPES = {
@@ -76,7 +76,7 @@ def by_keras(ranker, users, items, positions):
 
 
 def algebra(kind):
-    return RankingAlgebra(take_apart(trained_like(kind)), item_inputs(kind))
+    return RankingAlgebra(prepare(take_apart(trained_like(kind)), item_inputs(kind)))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def whole():
 def test_scores_are_those_of_keras(kind):
     ranker, users, items = trained_like(kind), user_inputs(kind, 60, 2), item_inputs(kind)
     positions = candidates(60, 40)
-    found = RankingAlgebra(take_apart(ranker), items)(users, positions)
+    found = RankingAlgebra(prepare(take_apart(ranker), items))(users, positions)
     expected = by_keras(ranker, users, items, positions)
     assert found.dtype == np.float32
     assert found.shape == positions.shape

@@ -254,7 +254,7 @@ def test_calls_do_not_overlap():
         running.pop()
         return np.zeros((len(inputs[HISTORY]), DIMENSION))
 
-    function = Model(Path("tower.keras"), predict)
+    function = Model(Path("tower.keras"), predict, predict)
     threads = [threading.Thread(target=function, args=(tower_inputs(2, 0),)) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -1,0 +1,77 @@
+"""The line of a device other than the host: the same stages over its arrays, models and index that read them there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrec.arrays import Ragged
+from batchrec.hashing import id_hash
+from batchrec.models.device_index import DeviceIndex
+from batchrec.models.device_models import DeviceTower, device_pair_scorer
+from batchrec.models.device_ranking import DeviceRanking
+from batchrec.models.index import read_index
+from batchrec.models.serving import load_model, prepared_ranking
+from batchrec.models.tensors import on_device
+from batchrec.pipeline import Line, Users
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from batchrec.engine.device import Device
+    from batchrec.models.bundle import Bundle
+    from batchrec.models.bundle_format import IndexFormat
+
+
+def device_line(
+    bundle: Bundle,
+    described: IndexFormat,
+    items: Mapping[str, npt.NDArray[np.generic]],
+    eligible: npt.NDArray[np.bool_],
+    device: Device,
+) -> Line:
+    """Load models and index of a bundle and put what all partitions share on the device.
+
+    Parameters
+    ----------
+    bundle
+        The bundle.
+    described
+        Its index.
+    items
+        Item inputs of the ranker, (N, …) each, in host memory.
+    eligible
+        (N,): items that may be recommended.
+    device
+        Where to.
+    """
+    tower, ranker = bundle.format.query_tower, bundle.format.ranker
+    dimension = bundle.format.embedding_dimension
+    index = read_index(bundle.folder / described.path, bundle.format.catalogue_size, dimension)
+    tower_model = load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"})
+    user_names = {one.name for one in ranker.user_inputs} | {name for name in [ranker.query_embedding] if name}
+    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
+    prepared = prepared_ranking(ranker_model, user_names, items)
+    return Line(
+        query_tower=DeviceTower(on_device(tower_model), dimension),
+        search=DeviceIndex(index, described.nprobe, described.recall_at, device.put, device.place_index),
+        score_pairs=device_pair_scorer(on_device(ranker_model)),
+        query_name=ranker.query_embedding,
+        item_inputs={name: device.put(values) for name, values in items.items()},
+        eligible=device.put(eligible),
+        item_hash=device.put(id_hash(bundle.item_ids)),
+        history_length=tower.history_length,
+        score_candidates=None if prepared is None else DeviceRanking(prepared, device.put),
+    )
+
+
+def put_users(users: Users, device: Device) -> Users:
+    """Copy one partition of users to the device."""
+    return Users(
+        query_inputs={name: device.put(values) for name, values in users.query_inputs.items()},
+        ranker_inputs={name: device.put(values) for name, values in users.ranker_inputs.items()},
+        seen=Ragged(*map(device.put, users.seen)),
+        id_hash=device.put(users.id_hash),
+    )

@@ -1,0 +1,113 @@
+"""The project's ranker by parts, on a device that computes many users at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from array_api_compat import array_namespace, device
+
+from batchrec.arrays import gather, whole_batches
+from batchrec.models.ranking_algebra import Part, Prepared, user_part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from batchrec.arrays import Array
+    from batchrec.models.dlrm import Side
+
+    Put = Callable[[npt.NDArray[np.generic]], Array]
+
+PAIRS_A_BLOCK = 1 << 17
+"""Pairs in work at a time, about: they fill a GPU, and their vectors take some 200 MB of its memory."""
+
+
+class DeviceRanking:
+    """The project's ranker over any users and their candidates.
+
+    The same sums as :class:`~batchrec.models.ranking_algebra.RankingAlgebra`, in blocks of a size that does not depend
+    on the partition.
+
+    Parameters
+    ----------
+    prepared
+        What does not depend on users, in host memory.
+    put
+        Copies an array of NumPy to the device.
+    """
+
+    def __init__(self, prepared: Prepared, put: Put) -> None:
+        self._prepared = _moved(prepared, put)
+
+    def __call__(self, users: Mapping[str, Array], positions: Array) -> Array:
+        """Score every candidate of every user.
+
+        Parameters
+        ----------
+        users
+            The ranker's user inputs, (n, …) each.
+        positions
+            Candidates' item positions (n, K), -1 where there is none.
+
+        Returns
+        -------
+        (n, K) float32
+            Relevance, -inf where the position is -1.
+
+        Raises
+        ------
+        ArtifactError
+            If a categorical input has a code outside the ranker's vocabulary.
+        """
+        xp = array_namespace(positions)
+        n_users, width = positions.shape
+        if n_users == 0 or width == 0:
+            return xp.zeros((n_users, width), dtype=xp.float32, device=device(positions))
+        step = max(1, PAIRS_A_BLOCK // width)
+        blocks = []
+        for rows in whole_batches(n_users, step, positions):
+            part = user_part(self._prepared, {name: gather(users[name], rows) for name in self._prepared.user.inputs})
+            blocks.append(self._pairs(part, xp.maximum(gather(positions, rows), 0)))
+        return xp.where(positions < 0, -math.inf, xp.concat(blocks)[:n_users, :])
+
+    def _pairs(self, users: Part, positions: Array) -> Array:
+        """Score b users' candidates (b, K)."""
+        xp = array_namespace(positions)
+        items = self._prepared.items
+        b, width = positions.shape
+        _, n_item, dimension = items.vectors.shape
+        vectors = xp.reshape(gather(items.vectors, positions), (b, width * n_item, dimension))
+        dots = xp.matmul(vectors, xp.permute_dims(users.vectors, (0, 2, 1)))
+        hidden = xp.matmul(xp.reshape(dots, (b, width, -1)), self._prepared.cross_kernel)
+        hidden = hidden + gather(items.share, positions) + users.share[:, None, :]
+        for kernel, bias in self._prepared.above:
+            hidden = xp.matmul(xp.maximum(hidden, 0), kernel) + bias
+        retrieval = xp.matmul(gather(items.embedding, positions), users.embedding[:, :, None])
+        return (hidden + retrieval * float(self._prepared.scale))[:, :, 0]
+
+
+def _moved(prepared: Prepared, put: Put) -> Prepared:
+    items = prepared.items
+    return replace(
+        prepared,
+        user=_moved_side(prepared.user, put),
+        user_kernel=put(prepared.user_kernel),
+        cross_kernel=put(prepared.cross_kernel),
+        bias=put(prepared.bias),
+        above=tuple((put(kernel), put(bias)) for kernel, bias in prepared.above),
+        items=Part(put(items.vectors), put(items.embedding), put(items.share)),
+    )
+
+
+def _moved_side(side: Side, put: Put) -> Side:
+    scale, offset = side.norm
+    return replace(
+        side,
+        tables={name: put(table) for name, table in side.tables.items()},
+        bottom=tuple(map(put, side.bottom)),
+        norm=(put(scale), put(offset)),
+    )
