@@ -1,7 +1,7 @@
 """The nightly batch in Airflow 3: prepare → run → verify → push, as of the day of the DAG run.
 
-Copy this file into the DAG folder. batchrec has an environment of its own, in which its programs are started; nothing of it is
-imported here, since its pins and Airflow's do not fit each other.
+Copy this file into the DAG folder. batchrec has an environment of its own, in which its programs are started; nothing
+of it is imported here, since its pins and Airflow's do not fit each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEMPORARY, NOTHING_TO_DO = 75, 99
 
 
 class Batchrec(BaseOperator):
-    """One command of batchrec: its log is the task's, its JSON summary goes to XCom, its exit code decides what follows.
+    """One command of batchrec: its log is the task's, its JSON summary its XCom, its exit code decides what is next.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Batchrec(BaseOperator):
         path = f"{HOME / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         line = ""
         with TemporaryFile("w+") as out:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is written below
+            self._process = subprocess.Popen(  # noqa: S603 - written below
                 self.command, cwd=HOME, env=os.environ | {"PATH": path}, stdout=out, stderr=subprocess.PIPE, text=True
             )
             for line in self._process.stderr or ():

@@ -6,12 +6,13 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.runs import ROOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.world import World
 
 JOBS = ROOT / "jobs"
