@@ -48,6 +48,7 @@ class Batchrec(BaseOperator):
     def __init__(self, command: list[str], **options: Any) -> None:
         super().__init__(**options)
         self.command = command
+        self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command.
@@ -75,19 +76,20 @@ class Batchrec(BaseOperator):
 
     def on_kill(self) -> None:
         """Let batchrec stop in order: what is finished stays, and a retry goes on from there."""
-        self._process.terminate()
+        if self._process:
+            self._process.terminate()
 
     def _run(self) -> tuple[int, str, str]:
         """Return exit code, standard output and the last line of standard error."""
         path = f"{HOME / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         line = ""
         with TemporaryFile("w+") as out:
-            self._process = subprocess.Popen(  # noqa: S603 - written below
+            process = self._process = subprocess.Popen(  # noqa: S603 - written below
                 self.command, cwd=HOME, env=os.environ | {"PATH": path}, stdout=out, stderr=subprocess.PIPE, text=True
             )
-            for line in self._process.stderr or ():
+            for line in process.stderr or ():
                 self.log.info(line.rstrip())
-            code = self._process.wait()
+            code = process.wait()
             out.seek(0)
             return code, out.read(), line.strip()
 
