@@ -129,11 +129,12 @@ class TestDag:
 
     def test_a_busy_output_and_a_stop_are_tried_again(self, airflow: Airflow) -> None:
         part = airflow.home.output / "2026-02-24" / "part-00000.parquet"
+        on_record = part.parent / "_journal" / "part-00000.json"
         with (airflow.home.output / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = airflow.start("dags", "test", "batchrec", "2026-02-24")
             wait_for(lambda: "another process" in airflow.said(), process)
-        wait_for(part.exists, process)
+        wait_for(on_record.exists, process)
         first = part.stat().st_mtime_ns
         process.send_signal(signal.SIGTERM)  # reaches the task, which stops batchrec
         process.wait(timeout=900)
