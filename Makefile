@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+AIRFLOW := .venv-airflow
 
 # The first interpreter that fits; `make PYTHON=/path/to/python3.12 ...` names another.
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT ?= 60
 
-.PHONY: help demo test test-slow test-spark bench lint constraints clean
+.PHONY: help demo test test-slow test-spark bench lint airflow constraints clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -49,6 +50,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+## make airflow      Airflow in an environment of its own, .venv-airflow; the slow tests run the DAG with it
+airflow: $(AIRFLOW)/.installed
+
 ## make constraints  pin every package again in constraints/; UPGRADE=1 moves the pins to the newest versions
 constraints: $(BIN)/python
 	@$(BIN)/python -m pip install --quiet uv
@@ -63,10 +67,17 @@ constraints: $(BIN)/python
 	@echo "Pinning benchmarks/peers.txt"
 	@$(BIN)/uv pip compile benchmarks/peers.in --output-file benchmarks/peers.txt --quiet --universal --python-version 3.11 \
 		--only-binary :all: --prerelease disallow --custom-compile-command "make constraints"
+	@set -e; for version in 3.11 3.12; do \
+		file=jobs/airflow/constraints-py$$(echo $$version | tr -d .).txt; \
+		echo "Pinning $$file"; \
+		$(BIN)/uv pip compile jobs/airflow/requirements.txt --output-file $$file --quiet --no-annotate \
+			--python-version $$version --python-platform x86_64-manylinux_2_28 \
+			--only-binary :all: $(if $(UPGRADE),--upgrade) --custom-compile-command "make constraints"; \
+	done
 
-## make clean        remove .venv, caches and what the demo made
+## make clean        remove the environments, caches and what the demo made
 clean:
-	rm -rf $(VENV) $(SPARK) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf bundles/demo feature_repo/data output/demo output/demo-retrieval
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -95,5 +106,12 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/cpu-*.txt) | $(BIN)/python
 
 $(SPARK)/.installed: | $(BIN)/python
 	@$(BIN)/python -m venv --clear $(SPARK)
-	@$(SPARK)/bin/python -m pip install --quiet 'pyspark==4.*'
+	@$(SPARK)/bin/python -m pip install --quiet 'pyspark==4.3.0'
+	@touch $@
+
+$(AIRFLOW)/.installed: jobs/airflow/requirements.txt $(wildcard jobs/airflow/constraints-*.txt) | $(BIN)/python
+	@echo "Installing Airflow into $(AIRFLOW): half a minute, 0.3 GB on disk"
+	@$(BIN)/python -m venv --clear $(AIRFLOW)
+	@$(AIRFLOW)/bin/python -m pip install $(if $(MAKE_TERMOUT),,--quiet) --requirement jobs/airflow/requirements.txt \
+		--constraint jobs/airflow/constraints-$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
 	@touch $@

@@ -43,6 +43,8 @@ LANGUAGES = {"bash", "console", "python", "text", ""}
 
 NEED_A_RUN = {README, ROOT / "docs" / "reading.md"}
 """Pages whose Python is executed where there is a run to read: here, and in tests/test_reading.py."""
+SYSTEM_PROGRAMS = {"airflow", "cp", "crontab", "docker", "journalctl", "kubectl", "mkdir", "systemctl"}
+"""What is not batchrec's: of their commands only the files of the repository are looked at."""
 
 MAKES_THE_BUNDLE = ("feast -c feature_repo apply", "write_format(", "batchrec index bundles/own")
 """What stands in the README's blocks that all others need, in the order in which they must run."""
@@ -193,6 +195,8 @@ def test_each_command_is_one_that_exists(block: Block, words: list[str], monkeyp
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert arguments[0] == "install"
         assert set(re.findall(r"\[(\w+)\]", arguments[1])) <= set(extras)
+    elif Path(program).name in SYSTEM_PROGRAMS:
+        assert all((ROOT / word).exists() for word in arguments if word.startswith("jobs/"))
     else:
         assert (program, arguments[0], arguments[2]) == ("feast", "-c", "apply"), f"{block} has an unknown command"
 
