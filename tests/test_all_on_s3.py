@@ -142,7 +142,7 @@ def test_a_bundle_that_changes_under_a_run_is_told(world, batchrec, everything, 
 def test_processes_fetch_what_they_need_themselves(world, everything, local_parts, copies):
     place, _, options = everything
     output = f"{place}/by-processes"
-    code, err = ended(start(world, output, FEW_PARTS, *options, "--cluster=processes:2"), seconds=400)
+    code, err = ended(start(world, output, FEW_PARTS, *options, "--cluster=processes:2", "--debug"), seconds=400)
     assert code == 0, err
     assert parts(output) == local_parts
     assert copies() == []
