@@ -99,16 +99,16 @@ def _dense(table: pa.Table, user_ids: pa.Array, item_ids: pa.Array, top_k: int) 
     rows = table.filter(pc.is_in(table[USER_ID], value_set=user_ids))
     if ITEM_ID in rows.column_names:
         owners, places = _owners(rows, user_ids), rows["rank"].to_numpy() - 1
-        names, values = (ITEM_ID, "score", "propensity"), rows
+        names = (ITEM_ID, "score", "propensity")
     else:
         lengths = pc.list_value_length(rows["item_ids"]).to_numpy()
         owners = np.repeat(_owners(rows, user_ids), lengths)
         places = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        names, values = ("item_ids", "scores", "propensities"), rows
+        names = ("item_ids", "scores", "propensities")
     lists = _empty(len(user_ids), top_k)
     for array, name in zip(lists, names, strict=True):
-        if name in values.column_names:  # propensities stand in sampled runs only
-            column = values[name].combine_chunks()
+        if name in rows.column_names:  # propensities stand in sampled runs only
+            column = rows[name].combine_chunks()
             flat = column.flatten() if pa.types.is_list(column.type) else column
             array[owners, places] = positions_of(flat, item_ids) if array is lists.positions else flat.to_numpy()
     return lists
