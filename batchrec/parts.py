@@ -25,13 +25,14 @@ from batchrec.output.record import PartRecord, part_name
 from batchrec.output.status import read_status, status_of
 from batchrec.progress import Progress, say
 from batchrec.reserve import seconds_of
+from batchrec.resources import release_resources
 from batchrec.resume import finished_parts
 from batchrec.schedule import Schedule, compute_at_level
 from batchrec.schema import USER_ID, Status
 from batchrec.stand_in import write_failed, write_popular
 from batchrec.suppression import Suppression, suppress
 from batchrec.users import partition_count, partition_sizes, read_partition
-from batchrec.worker import compute_partition, release_resources
+from batchrec.worker import compute_partition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

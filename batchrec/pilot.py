@@ -20,9 +20,10 @@ from batchrec.engine.cluster import THREADS, as_they_finish, open_cluster
 from batchrec.errors import FeatureError
 from batchrec.progress import say
 from batchrec.reserve import seconds_of
+from batchrec.resources import release_resources
 from batchrec.room import resident, watched
 from batchrec.users import USERS, partition_sizes
-from batchrec.worker import compute_partition, release_resources
+from batchrec.worker import compute_partition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

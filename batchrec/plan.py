@@ -16,12 +16,12 @@ from batchrec.errors import ConfigError, GateError
 from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.pilot import pilot
 from batchrec.proof_of_run import evidence_of, part_prover
+from batchrec.resources import release_resources, resources
 from batchrec.room import available_memory, free_disk, watched
 from batchrec.run import check_id_type, own_device, schema_of, work_of
 from batchrec.stopwatch import Stopwatch
 from batchrec.times import shown_duration
 from batchrec.users import partition_sizes, prepare_users
-from batchrec.worker import release_resources, resources
 
 if TYPE_CHECKING:
     from rich.table import Table

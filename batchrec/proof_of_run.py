@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from batchrec.output.manifest import Manifest
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
+    from batchrec.resources import Resources
     from batchrec.suppression import Suppression
     from batchrec.verify.proof import Finding
-    from batchrec.worker import Resources
 
 _UNPROVEN = "nothing was published; run again, which redoes damaged parts, and report it if it happens again"
 

@@ -56,6 +56,9 @@ _AUTHORIZATION = re.compile(
 )
 _NAME = re.compile(rf"{_NAMES} $", re.VERBOSE | re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|_KEY$", re.IGNORECASE)
+_BARE_PAIR = re.compile(r"""(?<![\w@./:\-]) [^\s"'<>`/@:,;=(){}\[\]]+ : [^\s"'<>`/@]+ @ (?=[\w.\-])""", re.VERBOSE)
+"""A key and a secret before a host or a bucket, whose URL a library has taken apart for its message."""
+
 _END_OF_QUOTE = re.compile(r"""["'<>`] (?= [)\]},:;.\\]{0,8} (?: ["'<>`] | $ ) )""", re.VERBOSE)
 """A quote that ends something: another stands behind it, or nothing. A password may hold one in its middle."""
 
@@ -66,7 +69,8 @@ _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 def redact(text: str) -> str:
     """Replace every secret in a text by ``***``.
 
-    Secrets are: user information in URLs (up to the last @ of the word, since passwords may hold any character); values
+    Secrets are: user information in URLs (up to the last @ of the word, since passwords may hold any character), and before
+    an @ without a scheme where it has a colon; values
     of pairs whose name ends in password, secret, token, access_key and the like, in URLs, connection strings, JSON,
     YAML, TOML and Python; what follows an Authorization header's scheme; and the values, of at least 8 characters, of
     environment variables whose name contains SECRET, PASSWORD or TOKEN or ends in _KEY, also as written in JSON or in a
@@ -75,6 +79,7 @@ def redact(text: str) -> str:
     for value in _values_in_environment():
         text = text.replace(value, MASK)
     text = _without_user_information(text)
+    text = _BARE_PAIR.sub(f"{MASK}@", text)
     text = _AUTHORIZATION.sub(rf"\1{MASK}", text)
     text = _LINE.sub(rf"\g<before>{MASK}", text)
     return _PAIR.sub(_masked_pair, text)

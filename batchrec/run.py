@@ -28,13 +28,14 @@ from batchrec.progress import say
 from batchrec.proof_of_run import evidence_of, proof_of, reserve_for
 from batchrec.redact import redact_value
 from batchrec.remote_bundle import format_at
+from batchrec.resources import release_resources, resources
 from batchrec.resume import check_unchanged, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
 from batchrec.suppression import read_suppression
 from batchrec.users import prepare_users
 from batchrec.versions import code_fingerprint, versions
-from batchrec.worker import Work, release_resources, resources
+from batchrec.worker import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
     from batchrec.output.storage import Held
     from batchrec.parts import FinalPart
     from batchrec.reserve import Reserve
+    from batchrec.resources import Resources
     from batchrec.suppression import Suppression
     from batchrec.users import UsersSummary
-    from batchrec.worker import Resources
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchrec.output.part import count_by_status
+from batchrec.resources import resources
 from batchrec.schema import Source, Status
 from batchrec.stages.sample import Sampled
 from batchrec.users import read_partition
-from batchrec.worker import resources, with_fallback, write_lists
+from batchrec.worker import with_fallback, write_lists
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -1,54 +1,42 @@
-"""What a worker does: load the line once, then turn one partition of user ids into one part file after another."""
+"""What a worker does: turn one partition of user ids into one part file after another."""
 
 from __future__ import annotations
 
 import platform
-import threading
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from batchrec.device_line import device_line, put_users
-from batchrec.engine.device import open_device
+from batchrec.device_line import put_users
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.encode import ragged
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
-from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.fence import FencedStopwatch, passing
 from batchrec.hashing import id_hash
 from batchrec.increments.carry import carry_over
-from batchrec.increments.digest import items_fingerprint, user_digests
-from batchrec.log import about, set_up_log
-from batchrec.models.bundle import Bundle
-from batchrec.models.index import ItemIndex
-from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ranking_algebra
-from batchrec.models.threads import set_up_arrow
+from batchrec.increments.digest import user_digests
+from batchrec.log import about
 from batchrec.output.digests import write_digests
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
 from batchrec.output.status import write_status
 from batchrec.output.storage import open_storage
-from batchrec.pipeline import Line, Options, Users, recommend
+from batchrec.pipeline import Options, Users, recommend
 from batchrec.redact import redact
-from batchrec.remote_bundle import local_bundle, named_by
+from batchrec.resources import Resources, resources
 from batchrec.schema import USER_ID, Source, Status
 from batchrec.stages.sample import Sampled
 from batchrec.users import read_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
     from pathlib import Path
 
     import numpy.typing as npt
     import pyarrow as pa
 
-    from batchrec.engine.device import Device
     from batchrec.increments.previous import Previous
-    from batchrec.models.bundle_format import FeatureInput, IndexFormat
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
 
@@ -142,70 +130,6 @@ class Outcome:
     failure: str = ""
     digests: PartRecord | None = None
     carried: int = 0
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a worker loads once: the bundle, the way to the features, and the line made of both, on a device."""
-
-    bundle: Bundle
-    store: FeatureStore
-    device: Device
-    line: Line
-    vocabularies: dict[str, pa.Array]
-    items_fingerprint: str
-
-    @property
-    def user_inputs(self) -> tuple[FeatureInput, ...]:
-        """Inputs of both models that are filled from users' features."""
-        return (*self.bundle.format.query_tower.inputs, *self.bundle.format.ranker.user_inputs)
-
-    @property
-    def seen(self) -> FeatureRef:
-        """The feature that lists seen items."""
-        seen = self.bundle.format.seen
-        return FeatureRef(seen.view, seen.feature, seen.dtype)
-
-    @property
-    def refs(self) -> tuple[FeatureRef, ...]:
-        """Every feature that is read, of users and of items."""
-        return tuple(dict.fromkeys((*refs_of(self.bundle.format.feature_inputs), self.seen)))
-
-    @cached_property
-    def popular(self) -> npt.NDArray[np.int64]:
-        """Positions of eligible items by falling popularity, then position; empty where the bundle knows none."""
-        counts = self.bundle.popularity
-        if counts is None:
-            return np.zeros(0, np.int64)
-        order = np.argsort(-counts, kind="stable")
-        popular: npt.NDArray[np.int64] = order[self.device.fetch(self.line.eligible)[order]]
-        return popular
-
-
-_loading = threading.Lock()
-
-
-_held = ExitStack()
-"""The copy of the bundle, where it lies on an object store."""
-
-
-def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: str) -> Resources:
-    """Load what a worker needs, once a process.
-
-    Raises
-    ------
-    BatchrecError
-        If the bundle, a model, the index, the features or the device cannot be used.
-    """
-    with _loading:  # two tasks that start together must not load twice
-        return _load(bundle, feature_repo, as_of, device)
-
-
-def release_resources() -> None:
-    """Forget what was loaded: the next run may find another bundle or other features in the same places."""
-    with _loading:
-        _load.cache_clear()
-        _held.close()
 
 
 def compute_partition(work: Work, number: int) -> Outcome:
@@ -354,89 +278,3 @@ def write_lists(
         if work.layout == "long":  # whose rows do not tell
             write_status(folder, name, status)
         return write_part(table, folder, name)
-
-
-@lru_cache(maxsize=1)
-def _load(place: Path | str, feature_repo: Path, as_of: datetime, device_name: str) -> Resources:
-    set_up_log()
-    set_up_arrow()
-    folder = _held.enter_context(local_bundle(place))
-    with named_by(place, folder):
-        return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device_name))
-
-
-def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device) -> Resources:
-    store = FeatureStore.open(feature_repo)
-    described = bundle.format
-    store.check(
-        [
-            *refs_of(described.feature_inputs),
-            FeatureRef(described.seen.view, described.seen.feature, described.seen.dtype),
-        ]
-    )
-    vocabularies = dict(_vocabularies(bundle))
-    if described.index is None:
-        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
-    items, eligible = _items(bundle, store, vocabularies, as_of)
-    if device.is_host:
-        line = _line(bundle, described.index, items, eligible)
-    else:
-        line = device_line(bundle, described.index, items, eligible, device)
-    return Resources(bundle, store, device, line, vocabularies, items_fingerprint(items, eligible))
-
-
-def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
-    for one in bundle.format.feature_inputs:
-        if one.kind == "categorical":
-            yield one.name, bundle.vocabulary(one)
-
-
-def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
-    described = bundle.format
-    tower, ranker = described.query_tower, described.ranker
-    user_names = {one.name for one in ranker.user_inputs} | (
-        {ranker.query_embedding} if ranker.query_embedding else set()
-    )
-    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
-    return Line(
-        query_tower=query_tower(
-            load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
-            described.embedding_dimension,
-        ),
-        search=ItemIndex.read(
-            bundle.folder / index.path,
-            index,
-            described.catalogue_size,
-            described.embedding_dimension,
-        ),
-        score_pairs=as_pair_scorer(ranker_model),
-        query_name=ranker.query_embedding,
-        item_inputs=items,
-        eligible=eligible,
-        item_hash=id_hash(bundle.item_ids),
-        history_length=tower.history_length,
-        score_candidates=ranking_algebra(ranker_model, user_names, items),
-    )
-
-
-def _items(
-    bundle: Bundle, store: FeatureStore, vocabularies: dict[str, pa.Array], as_of: datetime
-) -> tuple[dict[str, npt.NDArray[np.generic]], Bools]:
-    """Item inputs of the ranker (N, …), and which items have features at the as-of time, hence may be recommended."""
-    ranker = bundle.format.ranker
-    inputs: dict[str, npt.NDArray[np.generic]] = {}
-    eligible = np.ones(bundle.format.catalogue_size, bool)
-    if ranker.item_inputs:
-        table = store.point_in_time(bundle.item_ids, as_of, refs_of(ranker.item_inputs))
-        inputs |= encode_inputs(table, ranker.item_inputs, vocabularies)
-        eligible = rows_found(table)
-    if not eligible.any():
-        raise FeatureError(
-            f"none of the bundle's {len(eligible)} items has features as of {as_of:%Y-%m-%d %H:%M %Z}",
-            "give a later --as-of, or write item features that are as old",
-        )
-    if ranker.item_code:
-        inputs[ranker.item_code] = np.arange(1, len(eligible) + 1, dtype=np.int32)
-    if ranker.item_embedding:
-        inputs[ranker.item_embedding] = bundle.item_embeddings
-    return inputs, eligible

@@ -59,6 +59,7 @@ PAIRS = [
     ("password='never closed\nport=1", "password=***\nport=1"),
     ("Authorization: Bearer a.b.c", "Authorization: Bearer ***"),
     ('{"Authorization": "Basic dXNlcg=="}', '{"Authorization": "Basic ***"}'),
+    ('Invalid bucket name "AKIA1:s3cr+t@bucket": it', 'Invalid bucket name "***@bucket": it'),
 ]
 NO_SECRETS = [
     "2026-02-23T06:00:00Z run night-1: 6,000 users in 10 s",

@@ -10,7 +10,8 @@ import pytest
 from batchrec.engine.task import call, packed
 from batchrec.errors import ArtifactError, ClusterError
 from batchrec.pipeline import Options
-from batchrec.worker import Work, compute_partition, release_resources
+from batchrec.resources import release_resources
+from batchrec.worker import Work, compute_partition
 
 
 def test_a_task_is_computed_by_the_same_code_alone():
