@@ -69,20 +69,19 @@ _CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs")
 def redact(text: str) -> str:
     """Replace every secret in a text by ``***``.
 
-    Secrets are: user information in URLs (up to the last @ of the word, since passwords may hold any character), and before
-    an @ without a scheme where it has a colon; values
-    of pairs whose name ends in password, secret, token, access_key and the like, in URLs, connection strings, JSON,
-    YAML, TOML and Python; what follows an Authorization header's scheme; and the values, of at least 8 characters, of
-    environment variables whose name contains SECRET, PASSWORD or TOKEN or ends in _KEY, also as written in JSON or in a
-    URL. All else stays as it is.
+    Secrets are: user information in URLs (up to the last @ of the word, since passwords may hold any character), and
+    without a scheme where it has a colon; values of pairs whose name ends in password, secret, token, access_key and
+    the like, in URLs, connection strings, JSON, YAML, TOML and Python; what follows an Authorization header's scheme;
+    and the values, of at least 8 characters, of environment variables whose name contains SECRET, PASSWORD or TOKEN or
+    ends in _KEY, also as written in JSON or in a URL. All else stays as it is.
     """
     for value in _values_in_environment():
         text = text.replace(value, MASK)
     text = _without_user_information(text)
-    text = _BARE_PAIR.sub(f"{MASK}@", text)
     text = _AUTHORIZATION.sub(rf"\1{MASK}", text)
     text = _LINE.sub(rf"\g<before>{MASK}", text)
-    return _PAIR.sub(_masked_pair, text)
+    text = _PAIR.sub(_masked_pair, text)
+    return _BARE_PAIR.sub(f"{MASK}@", text)
 
 
 def redact_value(value: Any) -> Any:
