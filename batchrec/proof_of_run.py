@@ -68,7 +68,8 @@ def proof_of(storage: Storage, manifest: Manifest, evidence: Evidence) -> dict[s
     but = f"; {without:,} parts not held against what their users have seen" if without else ""
     say(
         f"verified: {proof['parts']:,} parts, {proof['rows']:,} rows, {proof['list_items']:,} list items, "
-        f"no violation{but}"
+        f"no violation{but}",
+        event="verified",
     )
     return proof
 

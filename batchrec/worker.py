@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -170,7 +171,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     with stopwatch("encode"):
         users, found = encode_users(ids, table, loaded), rows_found(table)
         digests = user_digests(users, found)
-    with stopwatch("carry over"):
+    with nullcontext() if work.previous is None else stopwatch("carry over"):
         # A partition for which there is less time is made in one way, so that all its rows have one source.
         previous = None if work.is_degraded else work.previous
         carried = carry_over(previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)

@@ -67,7 +67,7 @@ def local_parts(world, batchrec, everything, tmp_path):
 
 def parts(output):
     storage = open_storage(f"{output}/night")
-    return {name: storage.read(name) for name in storage.names() if name.endswith(".parquet")}
+    return {name: storage.read(name) for name in storage.names() if name.startswith("part-")}
 
 
 @pytest.fixture

@@ -48,7 +48,13 @@ def test_run_tells_the_defaults_of_the_configuration():
         if field.default is PydanticUndefined:
             assert "required" in told[name]
         elif field.default is None:
-            assert told[name] in {"now", "the as-of time", "none", "512 MB for sorting, no other bound"}
+            assert told[name] in {
+                "now",
+                "the as-of time",
+                "none",
+                "every user is computed",
+                "512 MB for sorting, no other bound",
+            }
         elif field.default == ():
             assert told[name] == "none"
         elif isinstance(field.default, bool):
@@ -136,7 +142,7 @@ def test_streams_of_a_run_off_a_terminal(world, batchrec, tmp_path):
     assert json.loads(said.out) == said.summary
     assert set(said.summary) == {
         "run_id", "path", "rows", "users", "by_status", "null_rows", "duplicate_rows", "suppressed_users",
-        "parts", "verified", "seconds", "users_per_second", "deadline",
+        "parts", "verified", "seconds", "users_per_second", "deadline", "since",
     }  # fmt: skip
     lines = said.err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines), said.err

@@ -190,7 +190,7 @@ def test_a_store_that_stops_answering_does_not_keep_a_run_from_being_published(
     monkeypatch.setattr(slow_store, "asked", [])
     repo = shutil.copytree(world.repo, tmp_path / "repo")
     settings = (repo / "feature_store.yaml").read_text()
-    slow = "offline_store:\n  type: tests.features.slow_store.SlowOfflineStore\n  after: 5\n"
+    slow = "offline_store:\n  type: tests.features.slow_store.SlowOfflineStore\n  after: 3\n"
     (repo / "feature_store.yaml").write_text(re.sub(r"offline_store:\n(?:  .*\n)+", slow, settings))
     slow_store.answers.clear()
     threads = set(threading.enumerate())

@@ -241,9 +241,9 @@ def test_files_of_a_run_have_the_permissions_that_the_umask_leaves(world, tmp_pa
     process = command(*world.args(tmp_path / "out", "--run-id=r", "--users-per-partition=500"), umask=0o027)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "r").iterdir()}
-    assert set(found.values()) == {0o640}, found
-    assert (tmp_path / "out" / "r").stat().st_mode & 0o777 == 0o750
+    folder = tmp_path / "out" / "r"
+    found = {path: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
+    assert found == {path: 0o750 if path.is_dir() else 0o640 for path in found}
 
 
 def test_the_password_of_a_feature_store_is_not_told(world, batchrec, tmp_path):

@@ -110,7 +110,7 @@ def push(
 
 def delta(
     run: Annotated[str, typer.Argument(help="Folder or URL of a published run, or output/current.")],
-    table: Annotated[str, typer.Argument(help="Path or URL of the Delta Lake table; made if it is not there.")],
+    table: Annotated[str, typer.Argument(help="Folder or URL of the Delta Lake table; made if it is not there.")],
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Write the rows of a published run as the next version of a Delta Lake table, unless it holds them already."""

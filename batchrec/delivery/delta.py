@@ -14,6 +14,7 @@ import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -40,6 +41,8 @@ ROWS_A_GROUP = 65_536
 
 _RUN, _MANIFEST, _AS_OF = "batchrec.run_id", "batchrec.manifest_sha256", "batchrec.as_of"
 _SIGNED = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.int64()}
+_DATA_FILE = re.compile(r"part-\d{5}-[0-9a-f-]{36}-c\d{3}\.zstd\.parquet")
+"""What deltalake writes before its first commit: of a writer at work, or of one that was killed."""
 _MARKS = re.compile(r"\x1b\[[0-9;]*m|↳")
 """Colours and arrows in what deltalake says."""
 _LONGEST = 400
@@ -78,7 +81,7 @@ def check_delta(place: str) -> None:
             "a Delta table was asked for, and the package deltalake is not installed",
             "install it with `pip install 'batchrec[delta]'`",
         )
-    if _opened(place) is None and (found := open_storage(place).names()):
+    if _opened(place) is None and (found := list(filterfalse(_DATA_FILE.fullmatch, open_storage(place).names()))):
         raise ConfigError(
             f"{redact(place)} is not a Delta table and holds other files ({', '.join(found[:3])})",
             "name a Delta table, or a folder that is empty or not there",

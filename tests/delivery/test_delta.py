@@ -280,3 +280,12 @@ def test_a_run_that_is_published_stays_so_whatever_becomes_of_the_table(job, tmp
     assert said.code == 0
     assert said.summary["written"] is False
     assert said.summary["version"] == 0
+
+
+def test_a_first_write_that_was_cut_short_is_not_in_the_way(tmp_path):
+    run = publish(tmp_path / "night", invented(range(9), seed=1))
+    table = tmp_path / "table"
+    table.mkdir()
+    (table / "part-00000-24770b8c-43b1-48f1-b61d-960207bc7f4b-c000.zstd.parquet").write_bytes(b"half")
+    assert write_delta(str(run), str(table)).written
+    assert DeltaTable(table).to_pyarrow_table().num_rows == 9

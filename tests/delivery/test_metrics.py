@@ -50,6 +50,7 @@ def test_figures_of_a_run(tmp_path):
         ("batchrec_as_of_timestamp_seconds",): datetime(2026, 2, 3, tzinfo=UTC).timestamp(),
         ("batchrec_users", "ok"): 7,
         ("batchrec_users", "short"): 2,
+        ("batchrec_users", "degraded"): 0,
         ("batchrec_users", "fallback"): 0,
         ("batchrec_users", "unknown"): 0,
         ("batchrec_users", "failed"): 1,

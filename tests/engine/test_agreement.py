@@ -120,7 +120,7 @@ def test_places(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "cuda", "processes", "processes:0", "http://x:1", "tcp://x", "tcp://u:p@x:1", "10.0.0.7:8786"]
+    "text", ["", "cuda:2", "processes", "processes:0", "http://x:1", "tcp://x", "tcp://u:p@x:1", "10.0.0.7:8786"]
 )
 def test_no_places(text):
     with pytest.raises(ValueError, match="expected local, processes:N"):

@@ -181,7 +181,7 @@ def journal_entry(folder: Path) -> tuple[Path, Read]:
 
     storage = LocalStorage(folder)
     part, digests = (PartRecord(name, 100, 4711, "0" * 64) for name in (part_name(3), f"_digests/{part_name(3)}"))
-    entry = JournalEntry(part, {"ok": 98, "short": 2}, {"rank": 1.25}, digests)
+    entry = JournalEntry(part, {"ok": 98, "short": 2}, {"rank": 1.25}, digests=digests)
     append(storage, entry)
 
     def read(path: Path) -> None:

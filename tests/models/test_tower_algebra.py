@@ -99,9 +99,9 @@ def test_no_users(kind, model):
 def test_a_saved_tower_is_recognised_and_others_are_served_by_keras(tmp_path):
     trained_like("two blocks").save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    assert isinstance(query_tower(Model(tmp_path, model, model), 16), TowerAlgebra)
-    assert isinstance(query_tower(Model(tmp_path, model, model), 17), QueryTower)
-    assert isinstance(query_tower(Model(tmp_path, model), 16), QueryTower)
+    assert isinstance(query_tower(Model(tmp_path, model, model, keras=model), 16), TowerAlgebra)
+    assert isinstance(query_tower(Model(tmp_path, model, model, keras=model), 17), QueryTower)
+    assert isinstance(query_tower(Model(tmp_path, model, model), 16), QueryTower)
 
 
 def inside(config, *names):

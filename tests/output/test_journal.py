@@ -23,7 +23,9 @@ BEGUN = Begun(
 
 def entry(index: int, rows: int = 2) -> JournalEntry:
     digests = PartRecord(f"_digests/{part_name(index)}", rows, 30, "1" * 64)
-    return JournalEntry(PartRecord(part_name(index), rows, 100, "0" * 64), {"ok": rows}, {"rank": 0.25}, digests)
+    return JournalEntry(
+        PartRecord(part_name(index), rows, 100, "0" * 64), {"ok": rows}, {"rank": 0.25}, digests=digests
+    )
 
 
 @pytest.fixture

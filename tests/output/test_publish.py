@@ -189,7 +189,7 @@ def test_a_run_with_a_finished_part_can_be_gone_on_with(tmp_path, table, manifes
     publish(tmp_path, "night-1", table, manifest)
     run = write_run(tmp_path, "night-2", table, manifest)
     part, digests = (PartRecord(name, 4, 1, "") for name in (part_name(0), f"_digests/{part_name(0)}"))
-    append(run.storage, JournalEntry(part, {"ok": 4}, {}, digests))
+    append(run.storage, JournalEntry(part, {"ok": 4}, {}, digests=digests))
     run.abandon()
     assert names(tmp_path) == ["current", "night-1", "night-2"]
     assert names(tmp_path / "night-2") == ["_journal", "part-00000.parquet", "part-00001.parquet"]
