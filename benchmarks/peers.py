@@ -78,7 +78,7 @@ def rectools(interactions: pd.DataFrame, users: pd.Series) -> dict[str, float]:
         candidate_generators=[
             CandidateGenerator(ImplicitALSWrapperModel(factors), CANDIDATES, keep_ranks=True, keep_scores=True)
         ],
-        splitter=TimeRangeSplitter("1D", n_splits=1),
+        splitter=TimeRangeSplitter("7D", n_splits=1),
         reranker=CatBoostReranker(CatBoostClassifier(iterations=100, verbose=False, random_state=0)),
         sampler=PerUserNegativeSampler(NEGATIVES, random_state=0),
     )
