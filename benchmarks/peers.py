@@ -79,7 +79,9 @@ def rectools(interactions: pd.DataFrame, users: pd.Series) -> dict[str, float]:
             CandidateGenerator(ImplicitALSWrapperModel(factors), CANDIDATES, keep_ranks=True, keep_scores=True)
         ],
         splitter=TimeRangeSplitter("7D", n_splits=1),
-        reranker=CatBoostReranker(CatBoostClassifier(iterations=100, verbose=False, random_state=0)),
+        reranker=CatBoostReranker(
+            CatBoostClassifier(iterations=100, verbose=False, random_state=0, allow_writing_files=False)
+        ),
         sampler=PerUserNegativeSampler(NEGATIVES, random_state=0),
     )
     start = time.perf_counter()

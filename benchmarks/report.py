@@ -26,8 +26,8 @@ def _head(found: dict[str, Any]) -> list[str]:
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; "
         + ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         + ".",
-        f"Load average before {before}, after {after}: where it is above {machine['cores']} beforehand, other work shared",
-        "the cores, and ratios are to be trusted more than seconds. One run each.",
+        f"Load average before {before}, after {after}. Above {machine['cores']} beforehand, other work shared the",
+        "cores, and ratios are to be trusted more than seconds. One run each.",
         "",
         f"The floor, measured in the same run: {floor['flop/s'] / 1e9:.0f} Gflop/s in float32 matrix products, "
         f"{floor['bytes/s'] / 1e9:.0f} GB/s copied.",
