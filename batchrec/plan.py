@@ -194,7 +194,7 @@ def _planned(config: JobConfig, as_of: datetime, folder: Path, available: int, d
         memory_available_bytes=available,
         disk_bytes=output_bytes + path.stat().st_size if is_local else 0,
         disk_free_bytes=free_disk(local_path(config.output)) if is_local else None,
-        time_left_seconds=None if deadline is None else round((deadline.at - datetime.now(UTC)).total_seconds(), 1),
+        time_left_seconds=_time_left(config, deadline),
         pilot_users=found.users,
     )
 
@@ -209,3 +209,10 @@ def _bytes(number: int) -> str:
         if number >= size:
             return f"{number / size:,.1f} {unit}"
     return f"{number} B"
+
+
+def _time_left(config: JobConfig, deadline: Deadline | None) -> float | None:
+    """Seconds that the run has if it is started now: a budget begins with the run itself, a deadline is when it is."""
+    if config.time_budget is not None:
+        return round(float(config.time_budget), 1)
+    return None if deadline is None else round((deadline.at - datetime.now(UTC)).total_seconds(), 1)

@@ -113,3 +113,16 @@ def test_what_would_end_the_run_ends_the_plan(world, batchrec, tmp_path):
 
 def test_a_line_adds_up_over_partitions():
     assert Linear(2.0, 0.5).of([10, 10, 4]) == 3 * 2 + 24 * 0.5
+
+
+def test_a_budget_begins_with_the_run_and_not_with_its_plan():
+    from datetime import UTC, datetime
+    from types import SimpleNamespace
+
+    from batchrec.deadline import Deadline
+    from batchrec.plan import _time_left
+
+    over = Deadline(datetime(2020, 1, 1, tzinfo=UTC), 0.0, 3.0)
+    assert _time_left(SimpleNamespace(time_budget=90.0), over) == 90.0
+    assert _time_left(SimpleNamespace(time_budget=None), over) < 0
+    assert _time_left(SimpleNamespace(time_budget=None), None) is None

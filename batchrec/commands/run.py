@@ -234,12 +234,17 @@ def run(
     """Make a list for every user and publish them as one run."""
     job = job_of(locals())
     use_format(job.log_format)
-    from batchrec.delivery.after_run import after_run, attempt_recorded, check_before
+    from batchrec.delivery.after_run import after_earlier_run, after_run, attempt_recorded, check_before
+    from batchrec.errors import NothingToDo
     from batchrec.run import run as run_job
 
     check_before(job)
     with attempt_recorded(job):
-        summary = asdict(run_job(job))
+        try:
+            summary = asdict(run_job(job))
+        except NothingToDo:
+            after_earlier_run(job)  # which may have been killed before it had delivered the run
+            raise
         detail(f"published {summary['path']}", event="published", **summary)
         try:
             when_stopped("the run is published, what follows it can be gone on with: `batchrec delta`, `batchrec push`")

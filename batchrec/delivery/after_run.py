@@ -12,8 +12,9 @@ from batchrec.delivery.delta import check_delta, write_delta
 from batchrec.delivery.metrics import write_attempt, write_metrics
 from batchrec.delivery.push import push_run
 from batchrec.delivery.push_options import PushOptions
-from batchrec.errors import EXIT_INTERRUPTED, BatchrecError, BusyError, GateError, SinkError
+from batchrec.errors import EXIT_INTERRUPTED, BatchrecError, BusyError, ConfigError, GateError, SinkError
 from batchrec.log import say
+from batchrec.output.location import CURRENT
 from batchrec.output.manifest import read_manifest
 from batchrec.output.storage import open_storage
 from batchrec.redact import redact
@@ -30,10 +31,16 @@ def check_before(config: JobConfig) -> None:
     Raises
     ------
     ConfigError
-        A package that it takes is not installed, or the place of the Delta table holds something else.
+        A package that it takes is not installed, the place of the Delta table holds something else, or there is no
+        folder for the metrics.
     SinkError
         The object store of the Delta table does not answer.
     """
+    if config.metrics is not None and not config.metrics.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--metrics is {config.metrics}, and there is no folder {config.metrics.absolute().parent}",
+            "make the folder, or name a file in another",
+        )
     if config.delta is not None:
         check_delta(config.delta)
 
@@ -57,10 +64,31 @@ def after_run(config: JobConfig, run_id: str, users_per_second: float) -> dict[s
     SinkError
         Anything else.
     """
-    folder = open_storage(config.output).folder(run_id)
+    added = _delivered(config, run_id)
     if config.metrics is not None:
+        folder = open_storage(config.output).folder(run_id)
         with _stays_published(run_id, "metrics", "the run needs no repeating"):
             write_metrics(config.metrics, _shown_output(config), read_manifest(folder), users_per_second)
+    return added
+
+
+def after_earlier_run(config: JobConfig) -> None:
+    """Deliver a run that was published before, as the options ask for; what is delivered already is left alone.
+
+    So a command that was killed behind the publication is finished by its repetition. A run that is not the current one
+    is left alone: newer lists may have been delivered since.
+
+    Raises
+    ------
+    BusyError, GateError, SinkError
+        As :func:`after_run`.
+    """
+    if config.run_id is not None and config.run_id == open_storage(config.output).pointed(CURRENT):
+        _delivered(config, config.run_id)
+
+
+def _delivered(config: JobConfig, run_id: str) -> dict[str, Any]:
+    folder = open_storage(config.output).folder(run_id)
     added: dict[str, Any] = {}
     if config.delta is not None:
         again = f"the command is `batchrec delta {folder.shown()} {redact(config.delta)}`"

@@ -113,12 +113,13 @@ def test_of_a_whole_run(world, batchrec, tmp_path):
     assert parsed(path) == figures | attempt
     assert attempt["batchrec_last_attempt_exit_code",] == 2
 
-    said = batchrec(*world.args(tmp_path / "out", "--run-id=next", f"--metrics={tmp_path}/nowhere/batchrec.prom"))
+    (tmp_path / "taken.prom").mkdir()
+    said = batchrec(*world.args(tmp_path / "out", "--run-id=next", f"--metrics={tmp_path}/taken.prom"))
     assert said.code == 1
     assert said.summary["run_id"] == "next"
     assert "run next is published, but its metrics failed: cannot write" in said.err
     assert (tmp_path / "out" / "current").readlink().name == "next"
-    assert "metrics: cannot write" in said.err, "the outcome cannot be written either"
+    assert re.search(r"metrics: \S+taken.prom cannot be read", said.err), "the outcome cannot be written either"
 
 
 @pytest.mark.parametrize(
