@@ -199,8 +199,8 @@ class ItemIndex:
         self._lists, self._probes = getattr(index, "nlist", 0), probes
         if not self._lists:
             self._search: _Search = _exactly(index)
-        elif by_list := ListSearch.of(index):
-            self._search = self._completed(by_list)
+        elif ListSearch.can_search(index):
+            self._search = self._completed(ListSearch.of(index))
         else:
             self._search = self._completed(_FaissLists(index))
 

@@ -60,23 +60,22 @@ class ListSearch:
         # NumPy sorts 16-bit numbers by their digits, in a third of the time.
         self._tile_number = np.uint16 if len(self._starts) < 1 << 16 else np.int32
 
-    @classmethod
-    def of(cls, ivf: Any) -> ListSearch | None:
-        """Copy the lists of a Faiss index; None where Faiss itself must search it.
-
-        That is any index but an ``IndexIVFFlat`` whose lists lie in memory and are chosen by inner product with all
-        centroids.
-        """
+    @staticmethod
+    def can_search(ivf: Any) -> bool:
+        """Tell whether an IVF of Faiss is searched here: uncompressed, its lists chosen among all by inner product."""
         import faiss
 
         quantizer = faiss.downcast_index(ivf.quantizer)
         by_inner_product = isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == ivf.metric_type
-        if not (type(ivf) is faiss.IndexIVFFlat and by_inner_product):
-            return None
+        return type(ivf) is faiss.IndexIVFFlat and by_inner_product
+
+    @classmethod
+    def of(cls, ivf: Any) -> ListSearch:
+        """Copy the lists of an IVF that :meth:`can_search` accepts, from memory."""
         lists = [_list_of(ivf.invlists, number, ivf.d) for number in range(ivf.nlist)]
         bounds = np.cumsum([0, *(len(positions) for _, positions in lists)])
         vectors, positions = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-        return cls(quantizer.reconstruct_n(0, ivf.nlist), vectors, positions, bounds)
+        return cls(ivf.quantizer.reconstruct_n(0, ivf.nlist), vectors, positions, bounds)
 
     def __call__(self, queries: Floats, depth: int, nprobe: int) -> tuple[Floats, Integers]:
         """Find the best items in the lists nearest to each query.

@@ -104,7 +104,7 @@ def test_other_inverted_files_are_left_to_faiss(factory):
     index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
     index.train(ITEMS)
     index.add(ITEMS)
-    assert ListSearch.of(index) is None
+    assert not ListSearch.can_search(index)
     scores, positions = ItemIndex(index, Probes(16, 10))(QUERIES, 10)
     raw_scores, _ = index.search(QUERIES, 10, params=faiss.SearchParametersIVF(nprobe=16))
     assert (positions >= 0).all()
