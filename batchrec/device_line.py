@@ -56,7 +56,7 @@ def device_line(
     prepared = prepared_ranking(ranker_model, user_names, items)
     return Line(
         query_tower=DeviceTower(on_device(tower_model), dimension),
-        search=DeviceIndex(index, described.nprobe, described.recall_at, device.put, device.place_index),
+        search=DeviceIndex(index, described.probes, device.put, device.place_index),
         score_pairs=device_pair_scorer(on_device(ranker_model)),
         query_name=ranker.query_embedding,
         item_inputs={name: device.put(values) for name, values in items.items()},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import MISSING, Array, gather, masked_scores, pad_columns, whole_batches
+from batchrec.arrays import MISSING, Array, best_first, gather, masked_scores, pad_columns, whole_batches
 from batchrec.models.tensors import address
 from batchrec.models.threads import turn
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from batchrec.models.probes import Probes
 
 QUERIES_A_SEARCH = 1024
 """Queries a search, the last one filled up: Faiss chooses its kernels by this number."""
@@ -37,8 +39,8 @@ class DeviceIndex:
     ----------
     index
         A flat or IVF Faiss index with inner product, over the catalogue's positions, in host memory.
-    nprobe, recall_at
-        Lists of an IVF to probe for the top ``recall_at``; for more, in proportion more lists are probed.
+    probes
+        Lists of an IVF to probe.
     put
         Copies an array of NumPy to the device.
     place_index
@@ -48,15 +50,13 @@ class DeviceIndex:
     def __init__(
         self,
         index: Any,
-        nprobe: int,
-        recall_at: int,
+        probes: Probes,
         put: Callable[[npt.NDArray[np.float32]], Array],
         place_index: Callable[[Any], Any],
     ) -> None:
         self._on_host, self._put = index, put
         self._index = place_index(index)
-        self._lists = getattr(index, "nlist", 0)
-        self._nprobe, self._recall_at = nprobe, recall_at
+        self._lists, self._probes = getattr(index, "nlist", 0), probes
 
     def __call__(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Find the best items of each query.
@@ -71,7 +71,7 @@ class DeviceIndex:
         Returns
         -------
         scores
-            (m, depth) float32, best first, -inf where there is no further item.
+            (m, depth) float32, best first, equal ones by position, -inf where there is no further item.
         positions
             (m, depth) int64, -1 where there is no further item or the score is not a number.
         """
@@ -83,12 +83,14 @@ class DeviceIndex:
         scores, positions = self._by_faiss(queries, asked)
         positions = xp.where(xp.isnan(scores), MISSING, positions)
         scores = masked_scores(scores, positions)
+        order = best_first(positions, scores)  # Faiss leaves the order among equal scores open
+        scores, positions = (xp.take_along_axis(found, order, axis=-1) for found in (scores, positions))
         return pad_columns(scores, depth, -math.inf), pad_columns(positions, depth, MISSING)
 
     def _by_faiss(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Search; queries whose lists of an IVF held too few items go on with twice as many lists."""
         xp = array_namespace(queries)
-        nprobe = min(self._lists, self._nprobe * -(-depth // self._recall_at))
+        nprobe = min(self._lists, self._probes.at(depth))
         scores, positions = self._probe(queries, depth, nprobe)
         while nprobe < self._lists and bool(xp.any(dry := positions[:, -1] < 0)):
             nprobe = min(2 * nprobe, self._lists)

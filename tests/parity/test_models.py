@@ -14,6 +14,7 @@ from batchrec.models.device_models import DeviceTower, device_pair_scorer
 from batchrec.models.device_ranking import DeviceRanking
 from batchrec.models.dlrm import take_apart
 from batchrec.models.index import ItemIndex, build_index
+from batchrec.models.probes import Probes
 from batchrec.models.ranking_algebra import prepare
 from batchrec.models.serving import Model, load_model
 from batchrec.models.tensors import on_device
@@ -39,7 +40,7 @@ def tuned(request):
 
 @pytest.fixture
 def index(tuned, device):
-    return DeviceIndex(tuned.index, tuned.nprobe, tuned.recall_at, device.put, device.place_index)
+    return DeviceIndex(tuned.index, tuned.probes, device.put, device.place_index)
 
 
 def found_by(index, device, queries, depth):
@@ -54,7 +55,7 @@ class TestIndex:
     def test_finds_what_the_host_finds(self, tuned, index, device, depth, monkeypatch):
         monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 128)
         scores, positions = found_by(index, device, QUERIES, depth)
-        expected_scores, expected = ItemIndex(tuned.index, tuned.nprobe, tuned.recall_at)(QUERIES, depth)
+        expected_scores, expected = ItemIndex(tuned.index, tuned.probes)(QUERIES, depth)
         same_lists(positions, expected, scores, expected_scores)
         close(scores, expected_scores)
 
@@ -71,7 +72,7 @@ class TestIndex:
         assert (scores[:, N_ITEMS:] == -np.inf).all()
 
     def test_lists_that_hold_too_few_items_are_not_the_end(self, tuned, device):
-        index = DeviceIndex(tuned.index, 1, 10**6, device.put, device.place_index)
+        index = DeviceIndex(tuned.index, Probes(1, 10**6), device.put, device.place_index)
         scores, positions = found_by(index, device, QUERIES, 1000)
         assert (positions >= 0).all()
         assert all(len(set(row)) == 1000 for row in positions.tolist())
@@ -81,7 +82,7 @@ class TestIndex:
         monkeypatch.setattr(device_index, "DEEPEST", 2)
         index = faiss.IndexFlatIP(2)
         index.add(np.array([[1, 0], [2, 0], [1, 0], [2, 0]], np.float32))
-        search = DeviceIndex(index, 1, 1, device.put, device.place_index)
+        search = DeviceIndex(index, Probes(), device.put, device.place_index)
         assert found_by(search, device, np.array([[1, 0]], np.float32), 4)[1].tolist() == [[1, 3, 0, 2]]
 
     @pytest.mark.parametrize("depth", [5, 2500])
