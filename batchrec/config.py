@@ -134,6 +134,23 @@ class JobConfig(BaseSettings):
         description="what partitions are computed on: `auto` is the GPU where everything it needs can be used, and the "
         "CPU on an existing cluster; a run that goes on stays on the device it was begun on",
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        description="what query tower and ranker multiply matrices in on a GPU: float32, TensorFloat-32 or bfloat16, "
+        "summed in float32; the last two change lists",
+    )
+    index_storage: Literal["fp32", "fp16"] = Field(
+        "fp32",
+        description="what the index stores vectors in on a GPU: with float16, items at the end of the candidates may "
+        "be others; scores are those of float32",
+    )
+    index_gpus: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="GPUs of a worker that share the index, each with a range of the items; not with `cluster` `cuda`, "
+        "which has a worker on each GPU",
+    )
     memory_limit: int | None = Field(
         None,
         ge=LEAST_MEMORY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from batchrec.arrays import Ragged
@@ -10,6 +11,7 @@ from batchrec.models.device_index import DeviceIndex
 from batchrec.models.device_models import DeviceTower, device_pair_scorer
 from batchrec.models.device_ranking import DeviceRanking
 from batchrec.models.index import read_index
+from batchrec.models.precision import in_precision
 from batchrec.models.serving import load_model, prepared_ranking
 from batchrec.models.tensors import on_device
 from batchrec.pipeline import Line, Users
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from batchrec.arrays import Array
     from batchrec.engine.device import Device
     from batchrec.models.bundle import Bundle
     from batchrec.models.bundle_format import IndexFormat
@@ -53,17 +56,27 @@ def device_line(
     tower_model = load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"})
     user_names = {one.name for one in ranker.user_inputs} | {name for name in [ranker.query_embedding] if name}
     ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
-    prepared = prepared_ranking(ranker_model, user_names, items)
+    prepared, precision = prepared_ranking(ranker_model, user_names, items), device.choice.precision
+    ranking = None if prepared is None else DeviceRanking(prepared, device.put, precision)
+    # What a ranker by parts reads of the items is in its parts.
+    item_inputs = {} if ranking else {name: device.put(values) for name, values in items.items()}
+
+    @cache
+    def vectors() -> Array:
+        if ranker.item_embedding is None:
+            return device.put(bundle.item_embeddings)
+        return ranking.item_embeddings if ranking else item_inputs[ranker.item_embedding]
+
     return Line(
-        query_tower=DeviceTower(on_device(tower_model), dimension),
-        search=DeviceIndex(index, described.probes, device.put, device.place_index),
-        score_pairs=device_pair_scorer(on_device(ranker_model)),
+        query_tower=DeviceTower(on_device(in_precision(tower_model, precision)), dimension),
+        search=DeviceIndex(index, described.probes, device.placement, vectors),
+        score_pairs=device_pair_scorer(on_device(in_precision(ranker_model, "fp32" if ranking else precision))),
         query_name=ranker.query_embedding,
-        item_inputs={name: device.put(values) for name, values in items.items()},
+        item_inputs=item_inputs,
         eligible=device.put(eligible),
         item_hash=device.put(id_hash(bundle.item_ids)),
         history_length=tower.history_length,
-        score_candidates=None if prepared is None else DeviceRanking(prepared, device.put),
+        score_candidates=ranking,
     )
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import Deadline
 from batchrec.engine.cluster import ADDRESSES
-from batchrec.engine.device import settled_device
+from batchrec.engine.device import check_choice, settled_device
 from batchrec.errors import ConfigError, GateError
 from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.pilot import pilot
 from batchrec.proof_of_run import evidence_of, part_prover
 from batchrec.resources import release_resources, resources
+from batchrec.resume import device_choice
 from batchrec.room import available_memory, free_disk, watched
 from batchrec.run import check_id_type, own_device, schema_of, work_of
 from batchrec.stopwatch import Stopwatch
@@ -131,6 +132,7 @@ def make_plan(config: JobConfig) -> Plan:
     deadline = Deadline.of(config, now, started)
     as_of = config.as_of or now.replace(microsecond=0)
     device = settled_device(config.device, config.cluster)
+    check_choice(device_choice(config, device), config.cluster)
     config = config.model_copy(update={"as_of": as_of, "device": device})
     with tempfile.TemporaryDirectory(prefix="batchrec-plan-") as scratch:
         try:

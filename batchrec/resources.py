@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from batchrec.engine.device import Device
+    from batchrec.engine.device import Choice, Device
     from batchrec.models.bundle_format import FeatureInput, IndexFormat
 
     Bools = npt.NDArray[np.bool_]
@@ -85,7 +85,7 @@ _held = ExitStack()
 """What is to be given back with what was loaded, such as the copy of a bundle that lies on an object store."""
 
 
-def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: str) -> Resources:
+def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: Choice) -> Resources:
     """Load what a worker needs, once a process.
 
     Raises
@@ -105,12 +105,12 @@ def release_resources() -> None:
 
 
 @lru_cache(maxsize=1)
-def _load(place: Path | str, feature_repo: Path, as_of: datetime, device_name: str) -> Resources:
+def _load(place: Path | str, feature_repo: Path, as_of: datetime, device: Choice) -> Resources:
     set_up_log()
     set_up_arrow()
     folder = _held.enter_context(local_bundle(place))
     with named_by(place, folder), _no_collections():
-        return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device_name))
+        return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrec.engine.device import AUTO, settled_device
+from batchrec.engine.device import AUTO, Choice, check_choice, settled_device
 from batchrec.errors import ArtifactError, ConfigError, NothingToDo
 from batchrec.output.journal import JOURNAL, Begun, read_begun, read_entries
 from batchrec.output.location import CURRENT
@@ -42,7 +42,7 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     Raises
     ------
     ConfigError
-        The run is published already, or there is none of this name to resume, or its device cannot be used.
+        The run is published already, or there is none of this name to resume, or its device cannot be used, or not so.
     NothingToDo
         The run to resume is published already, or no run is unfinished.
     """
@@ -60,11 +60,17 @@ def settle(config: JobConfig, output: Storage, now: datetime) -> JobConfig:
     as_of = config.as_of or (now.replace(microsecond=0) if begun is None else begun.as_of)
     asked = begun.options.get("device", AUTO) if begun is not None and config.device == AUTO else config.device
     device = settled_device(str(asked), config.cluster)
+    check_choice(device_choice(config, device), config.cluster)
     places = {name: _absolute(getattr(config, name)) for name in ("bundle", "feature_repo")}
     suppress = tuple(
         source if is_url(source) else str(Path(source).expanduser().absolute()) for source in config.suppress
     )
     return config.model_copy(update={"as_of": as_of, "run_id": run_id, "suppress": suppress, "device": device} | places)
+
+
+def device_choice(config: JobConfig, device: str | None = None) -> Choice:
+    """Return the options of a run that tell how its device, or another, is used."""
+    return Choice(device or config.device, config.precision, config.index_storage, config.index_gpus)
 
 
 def _absolute(place: Path | str) -> Path | str:

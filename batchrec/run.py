@@ -12,7 +12,7 @@ from batchrec.deadline import Deadline
 from batchrec.degraded import degraded, told
 from batchrec.delivery.lineage import check_lineage, recorded
 from batchrec.engine.cluster import LOCAL
-from batchrec.engine.device import CPU
+from batchrec.engine.device import CPU, Choice
 from batchrec.errors import BusyError, GateError, SchemaError, SinkError
 from batchrec.increments.changes import write_changes
 from batchrec.increments.previous import open_previous, reusable
@@ -29,7 +29,7 @@ from batchrec.proof_of_run import evidence_of, proof_of, reserve_for
 from batchrec.redact import redact_value
 from batchrec.remote_bundle import format_at
 from batchrec.resources import release_resources, resources
-from batchrec.resume import check_unchanged, settle
+from batchrec.resume import check_unchanged, device_choice, settle
 from batchrec.schema import list_schema, long_schema
 from batchrec.stopwatch import Stopwatch
 from batchrec.suppression import read_suppression
@@ -262,9 +262,9 @@ def _loaded(config: JobConfig) -> Resources:
     return resources(config.bundle, config.feature_repo, _as_of(config), own_device(config))
 
 
-def own_device(config: JobConfig) -> str:
+def own_device(config: JobConfig) -> Choice:
     """Return the device of this process: that of the run where it computes partitions itself."""
-    return config.device if config.cluster == LOCAL else CPU
+    return device_choice(config) if config.cluster == LOCAL else Choice(CPU)
 
 
 def _as_of(config: JobConfig) -> datetime:
@@ -307,7 +307,7 @@ def work_of(config: JobConfig, users: Path, bundle_fingerprint: str, previous: P
         fallback=config.fallback,
         layout=config.layout,
         previous=previous,
-        device=config.device,
+        device=device_choice(config),
     )
 
 

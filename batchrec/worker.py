@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from batchrec.engine.device import Choice
     from batchrec.increments.previous import Previous
     from batchrec.output.record import PartRecord
     from batchrec.output.storage import Storage
@@ -69,7 +70,7 @@ class Work:
     layout
         Of the part files.
     device
-        ``cpu`` or ``gpu``: what partitions are computed on.
+        What partitions are computed on.
     is_degraded
         Whether `options` are less than what was asked for, because of a deadline.
     attempt
@@ -88,7 +89,7 @@ class Work:
     options: Options
     fallback: Literal["popularity", "none"]
     layout: Literal["list", "long"]
-    device: str
+    device: Choice
     is_degraded: bool = False
     attempt: str = ""
     previous: Previous | None = None

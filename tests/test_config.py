@@ -107,7 +107,7 @@ def test_the_fingerprint_tells_what_changes_rows_and_not_where_things_lie(name):
         "deadline": "04:00", "time_budget": "90m",
         "log_format": "json", "lineage": "x",
         "delta": "x", "since": "x",
-        "device": "cpu",
+        "device": "cpu", "precision": "bf16", "index_storage": "fp16", "index_gpus": 2,
     }  # fmt: skip
     before, after = load_config(NEEDED, None), load_config(NEEDED | {name: other[name]}, None)
     is_place = name in {"users", "bundle", "feature_repo", "output", "run_id", "suppress"}

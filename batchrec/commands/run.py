@@ -45,6 +45,21 @@ class Device(StrEnum):
     GPU = "gpu"
 
 
+class Precision(StrEnum):
+    """What matrices are multiplied in on a GPU."""
+
+    FP32 = "fp32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+
+
+class Storage(StrEnum):
+    """What the index stores vectors in on a GPU."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 class Fallback(StrEnum):
     """What users without features get."""
 
@@ -174,6 +189,29 @@ def run(
             help="What the run computes on; auto is the GPU where everything it needs can be used, and the CPU on an "
             "existing cluster. `batchrec doctor` says why.",
             show_default="auto",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="What numbers query tower and ranker multiply on a GPU: float32, TensorFloat-32 or bfloat16, summed "
+            "in float32. The last two change lists.",
+            show_default="fp32",
+        ),
+    ] = None,
+    index_storage: Annotated[
+        Storage | None,
+        typer.Option(
+            help="What the index stores vectors in on a GPU. With fp16, items at the end of the candidates may be "
+            "others.",
+            show_default="fp32",
+        ),
+    ] = None,
+    index_gpus: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs of a worker that share the index, each with a range of the items; not with --cluster cuda.",
+            show_default="1",
         ),
     ] = None,
     memory_limit: Annotated[

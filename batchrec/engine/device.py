@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import CUDA, is_elsewhere
 from batchrec.engine.inventory import first_problem
 from batchrec.errors import ConfigError
 from batchrec.models import gpu
+from batchrec.models.index_pieces import Placement, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +20,31 @@ if TYPE_CHECKING:
 
     from batchrec.arrays import Array
     from batchrec.engine.inventory import Need
+    from batchrec.models.precision import Precision
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A device and how it is to be used: options of the run.
+
+    Parameters
+    ----------
+    device
+        ``cpu`` or ``gpu``.
+    precision
+        Of the matrix products of towers and ranker.
+    index_storage
+        What the index stores vectors in.
+    index_gpus
+        GPUs of a process that share the index.
+    """
+
+    device: str
+    precision: Precision = "fp32"
+    index_storage: Storage = "fp32"
+    index_gpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -28,25 +53,25 @@ class Device:
 
     Parameters
     ----------
-    name
-        ``cpu`` or ``gpu``.
+    choice
+        What it was opened for.
     put
         Copies an array of NumPy to it.
     fetch
         Copies one of its arrays to NumPy.
-    place_index
-        Copies a Faiss index to it.
+    placement
+        How it holds a Faiss index.
     """
 
-    name: str
+    choice: Choice
     put: Callable[[npt.NDArray[Any]], Array]
     fetch: Callable[[Array], npt.NDArray[Any]]
-    place_index: Callable[[Any], Any]
+    placement: Placement
 
     @property
     def is_host(self) -> bool:
         """Whether arrays are NumPy's own."""
-        return self.name == CPU
+        return self.choice.device == CPU
 
 
 def settled_device(asked: str, place: str) -> str:
@@ -77,28 +102,71 @@ def settled_device(asked: str, place: str) -> str:
     return CPU if first_problem("--device gpu") else GPU
 
 
-def open_device(name: str) -> Device:
+def check_choice(choice: Choice, place: str) -> None:
+    """See that the options of a run whose device is settled go together.
+
+    Raises
+    ------
+    ConfigError
+        One is for a GPU, and the run computes on the CPU; or the index is to be shared by GPUs that have a worker each.
+    """
+    for field in fields(choice):
+        value = getattr(choice, field.name)
+        if choice.device == CPU and field.name != "device" and value != field.default:
+            raise ConfigError(
+                f"--{field.name.replace('_', '-')} is {value}, but the run computes on the CPU, always with "
+                f"{field.default}",
+                "leave it out, or give --device gpu",
+            )
+    if choice.index_gpus > 1 and place == CUDA:
+        raise ConfigError(
+            f"--index-gpus is {choice.index_gpus}, but --cluster cuda has a worker on each GPU, which would hold as "
+            "many pieces",
+            "leave one of the two out",
+        )
+
+
+def open_device(choice: Choice) -> Device:
     """Return a device, ready to be used by this process.
 
     Raises
     ------
     ConfigError
-        It cannot be used on this machine.
+        It cannot be used on this machine, or there are fewer GPUs than are to share the index.
     """
-    return _OPEN[name]()
+    return _OPEN[choice.device](choice)
 
 
-def _host() -> Device:
+def _host(choice: Choice) -> Device:
     gpu.keep_off_gpu()
-    return Device(CPU, _as_it_is, _as_it_is, _as_it_is)
+    return Device(choice, _as_it_is, _as_it_is, Placement(lambda index, _: index, lambda: None))
 
 
-def _gpu() -> Device:
+def _gpu(choice: Choice) -> Device:
     _check_gpu("--device gpu")
+    # CuPy reads it at its first product.
+    os.environ["CUPY_TF32"] = "0" if choice.precision == "fp32" else "1"
     import cupy
 
-    gpu.use_gpu()
-    return Device(GPU, cupy.asarray, cupy.asnumpy, gpu.index_to_gpu)
+    there = cupy.cuda.runtime.getDeviceCount()
+    if there < choice.index_gpus:
+        raise ConfigError(
+            f"--index-gpus is {choice.index_gpus}, but {platform.node()} has {there} that this process may use",
+            "give fewer, or name more in CUDA_VISIBLE_DEVICES",
+        )
+
+    def wait() -> None:
+        for number in range(choice.index_gpus):
+            cupy.cuda.Device(number).synchronize()
+
+    gpu.use_gpu(choice.precision)
+    placement = Placement(
+        lambda index, number: gpu.index_to_gpu(index, number, choice.index_storage),
+        wait,
+        choice.index_storage,
+        choice.index_gpus,
+    )
+    return Device(choice, cupy.asarray, cupy.asnumpy, placement)
 
 
 def _check_gpu(option: Need) -> None:
@@ -114,4 +182,4 @@ def _as_it_is(array: Any) -> Any:
     return array
 
 
-_OPEN: dict[str, Callable[[], Device]] = {CPU: _host, GPU: _gpu}
+_OPEN: dict[str, Callable[[Choice], Device]] = {CPU: _host, GPU: _gpu}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from array_api_compat import array_namespace, device
 
 from batchrec.arrays import MISSING, Array, best_first, gather, masked_scores, pad_columns, whole_batches
+from batchrec.models.index_pieces import placed
 from batchrec.models.tensors import address
 from batchrec.models.threads import turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    import numpy.typing as npt
-
+    from batchrec.models.index_pieces import Piece, Placement
     from batchrec.models.probes import Probes
 
 QUERIES_A_SEARCH = 1024
@@ -26,14 +24,15 @@ QUERIES_A_SEARCH = 1024
 DEEPEST = 2048
 """Hits a query, and lists of an IVF, that Faiss selects from on a GPU (GPU_MAX_SELECTION_K)."""
 
-SCORES_AT_A_TIME = 1 << 26
-"""Scores in memory, 256 MB, where queries are multiplied with the whole catalogue."""
+NUMBERS_AT_A_TIME = 1 << 26
+"""Numbers in memory, 256 MB, where queries are multiplied with the whole catalogue, or with the items found."""
 
 
 class DeviceIndex:
     """An index as retrieval uses it: every row best first, and as deep as the catalogue allows.
 
-    Searches beyond :data:`DEEPEST`, which few users need, multiply with every item instead and are exact.
+    Searches beyond :data:`DEEPEST`, which few users need, multiply with every item instead and are exact. Pieces on
+    several GPUs are searched each to the full depth, and their hits are merged by score, then by position.
 
     Parameters
     ----------
@@ -41,21 +40,15 @@ class DeviceIndex:
         A flat or IVF Faiss index with inner product, over the catalogue's positions, in host memory.
     probes
         Lists of an IVF to probe.
-    put
-        Copies an array of NumPy to the device.
-    place_index
-        Copies the index to the device.
+    placement
+        How the index is held on the device. Hits of vectors stored in float16 get scores computed anew in float32.
+    vectors
+        Gives the item embeddings (N, d) float32 on the device, when they are needed.
     """
 
-    def __init__(
-        self,
-        index: Any,
-        probes: Probes,
-        put: Callable[[npt.NDArray[np.float32]], Array],
-        place_index: Callable[[Any], Any],
-    ) -> None:
-        self._on_host, self._put = index, put
-        self._index = place_index(index)
+    def __init__(self, index: Any, probes: Probes, placement: Placement, vectors: Callable[[], Array]) -> None:
+        self._pieces, self._size = placed(index, placement), index.ntotal
+        self._wait, self._is_rounded, self._vectors = placement.wait, placement.storage != "fp32", vectors
         self._lists, self._probes = getattr(index, "nlist", 0), probes
 
     def __call__(self, queries: Array, depth: int) -> tuple[Array, Array]:
@@ -76,15 +69,13 @@ class DeviceIndex:
             (m, depth) int64, -1 where there is no further item or the score is not a number.
         """
         xp = array_namespace(queries)
-        rows, asked = queries.shape[0], min(depth, self._index.ntotal)
+        rows, asked = queries.shape[0], min(depth, self._size)
         if rows == 0 or depth == 0:
             shape, place = (rows, depth), device(queries)
             return xp.zeros(shape, dtype=xp.float32, device=place), xp.zeros(shape, dtype=xp.int64, device=place)
         scores, positions = self._by_faiss(queries, asked)
         positions = xp.where(xp.isnan(scores), MISSING, positions)
         scores = masked_scores(scores, positions)
-        order = best_first(positions, scores)  # Faiss leaves the order among equal scores open
-        scores, positions = (xp.take_along_axis(found, order, axis=-1) for found in (scores, positions))
         return pad_columns(scores, depth, -math.inf), pad_columns(positions, depth, MISSING)
 
     def _by_faiss(self, queries: Array, depth: int) -> tuple[Array, Array]:
@@ -103,40 +94,75 @@ class DeviceIndex:
 
     def _probe(self, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:
         if max(depth, nprobe) > DEEPEST:
-            return self._by_multiplying(queries, depth)
-        return self._search(queries, depth, nprobe)
+            return self._in_batches(queries, NUMBERS_AT_A_TIME // self._size, lambda some: self._multiply(some, depth))
+        return self._in_batches(queries, QUERIES_A_SEARCH, lambda some: self._search(some, depth, nprobe))
 
-    def _search(self, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:
+    def _in_batches(
+        self, queries: Array, size: int, search: Callable[[Array], tuple[Array, Array]]
+    ) -> tuple[Array, Array]:
         xp = array_namespace(queries)
-        rows, place = queries.shape[0], device(queries)
-        found = []
-        for batch in whole_batches(rows, QUERIES_A_SEARCH, queries):
-            scores = xp.empty((QUERIES_A_SEARCH, depth), dtype=xp.float32, device=place)
-            positions = xp.empty((QUERIES_A_SEARCH, depth), dtype=xp.int64, device=place)
-            with turn:  # Faiss searches a GPU from one thread at a time
-                search_in_place(self._index, gather(queries, batch), scores, positions, nprobe)
-            found.append((scores, positions))
-        scores, positions = (xp.concat(parts)[:rows, :] for parts in zip(*found, strict=True))
+        batches = whole_batches(queries.shape[0], min(max(1, size), QUERIES_A_SEARCH), queries)
+        found = [search(gather(queries, batch)) for batch in batches]
+        scores, positions = (xp.concat(parts)[: queries.shape[0], :] for parts in zip(*found, strict=True))
         return scores, positions
 
-    def _by_multiplying(self, queries: Array, depth: int) -> tuple[Array, Array]:
+    def _search(self, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:
+        """Search every piece; one batch of queries."""
+        xp = array_namespace(queries)
+        with turn:  # Faiss searches a GPU from one thread at a time
+            if len(self._pieces) > 1:
+                self._wait()  # the streams of other GPUs do not know when the queries are written,
+            found = [search_piece(piece, queries, depth, nprobe) for piece in self._pieces]
+            if len(self._pieces) > 1:
+                self._wait()  # nor does that of the queries know when the hits are
+        scores = xp.concat([scores for scores, _ in found], axis=1)
+        positions = xp.concat(
+            [
+                xp.where(numbers < 0, MISSING, numbers + piece.first)
+                for piece, (_, numbers) in zip(self._pieces, found, strict=True)
+            ],
+            axis=1,
+        )
+        if self._is_rounded:
+            scores = self._rescored(queries, positions)
+        return best_of(scores, positions, depth)  # Faiss leaves the order among equal scores open
+
+    def _rescored(self, queries: Array, positions: Array) -> Array:
+        """Multiply m queries with the items found, (m, k) positions, in float32."""
+        xp = array_namespace(queries)
+        vectors, (rows, width) = self._vectors(), positions.shape
+        size = max(1, NUMBERS_AT_A_TIME // (width * vectors.shape[1]))
+        scores = []
+        for batch in whole_batches(rows, min(size, rows), queries):
+            items = gather(vectors, xp.maximum(gather(positions, batch), 0))
+            scores.append(xp.matmul(items, gather(queries, batch)[:, :, None])[:, :, 0])
+        return xp.concat(scores)[:rows, :]
+
+    def _multiply(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Multiply with every item; equal scores stand by position."""
         xp = array_namespace(queries)
-        rows, size = queries.shape[0], min(max(1, SCORES_AT_A_TIME // self._index.ntotal), QUERIES_A_SEARCH)
-        found = []
-        for batch in whole_batches(rows, size, queries):
-            scores = xp.matmul(gather(queries, batch), self._items)
-            scores = xp.where(xp.isnan(scores), -math.inf, scores)
-            order = xp.argsort(scores, axis=1, descending=True, stable=True)[:, :depth]
-            found.append((xp.take_along_axis(scores, order, axis=1), order))
-        scores, positions = (xp.concat(parts)[:rows, :] for parts in zip(*found, strict=True))
-        return scores, xp.where(scores == -math.inf, MISSING, xp.astype(positions, xp.int64))
+        scores = xp.matmul(queries, xp.permute_dims(self._vectors(), (1, 0)))
+        scores = xp.where(xp.isnan(scores), -math.inf, scores)
+        order = xp.argsort(scores, axis=1, descending=True, stable=True)[:, :depth]
+        scores = xp.take_along_axis(scores, order, axis=1)
+        return scores, xp.where(scores == -math.inf, MISSING, xp.astype(order, xp.int64))
 
-    @cached_property
-    def _items(self) -> Array:
-        """All items' embeddings, (d, N)."""
-        vectors = self._on_host.reconstruct_n(0, self._on_host.ntotal)
-        return self._put(vectors.T.copy())
+
+def best_of(scores: Array, positions: Array, depth: int) -> tuple[Array, Array]:
+    """Return the best `depth` of each row's hits (m, k), in any order, by score, then by position."""
+    xp = array_namespace(scores)
+    positions = xp.where(xp.isnan(scores), MISSING, positions)
+    order = best_first(positions, masked_scores(scores, positions))[:, :depth]
+    return xp.take_along_axis(scores, order, axis=1), xp.take_along_axis(positions, order, axis=1)
+
+
+def search_piece(piece: Piece, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:
+    """Search a piece for m queries: scores (m, depth) float32 and its own numbers (m, depth) int64, -1 for none."""
+    xp = array_namespace(queries)
+    shape, place = (queries.shape[0], depth), device(queries)
+    scores, found = xp.empty(shape, dtype=xp.float32, device=place), xp.empty(shape, dtype=xp.int64, device=place)
+    search_in_place(piece.index, queries, scores, found, nprobe)
+    return scores, found
 
 
 def search_in_place(index: Any, queries: Array, scores: Array, positions: Array, nprobe: int) -> None:

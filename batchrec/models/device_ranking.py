@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from array_api_compat import array_namespace, device
 
 from batchrec.arrays import gather, whole_batches
+from batchrec.models.precision import to_bfloat16
 from batchrec.models.ranking_algebra import Part, Prepared, user_part
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from batchrec.arrays import Array
     from batchrec.models.dlrm import Side
+    from batchrec.models.precision import Precision
 
     Put = Callable[[npt.NDArray[np.generic]], Array]
 
@@ -38,10 +40,24 @@ class DeviceRanking:
         What does not depend on users, in host memory.
     put
         Copies an array of NumPy to the device.
+    precision
+        Of the products of the layers. In bf16 their operands are rounded to bfloat16 and multiplied in TensorFloat-32,
+        which is that of the device's library, as `tf32` is.
     """
 
-    def __init__(self, prepared: Prepared, put: Put) -> None:
-        self._prepared = _moved(prepared, put)
+    def __init__(self, prepared: Prepared, put: Put, precision: Precision = "fp32") -> None:
+        self._operand = to_bfloat16 if precision == "bf16" else _as_it_is
+        moved = _moved(prepared, put)
+        self._prepared = replace(
+            moved,
+            cross_kernel=self._operand(moved.cross_kernel),
+            above=tuple((self._operand(kernel), bias) for kernel, bias in moved.above),
+        )
+
+    @property
+    def item_embeddings(self) -> Array:
+        """The items' embeddings (N, d) float32, on the device."""
+        return self._prepared.items.embedding
 
     def __call__(self, users: Mapping[str, Array], positions: Array) -> Array:
         """Score every candidate of every user.
@@ -82,12 +98,18 @@ class DeviceRanking:
         _, n_item, dimension = items.vectors.shape
         vectors = xp.reshape(gather(items.vectors, positions), (b, width * n_item, dimension))
         dots = xp.matmul(vectors, xp.permute_dims(users.vectors, (0, 2, 1)))
-        hidden = xp.matmul(xp.reshape(dots, (b, width, -1)), self._prepared.cross_kernel)
-        hidden = hidden + gather(items.share, positions) + users.share[:, None, :]
+        # One row a pair: CuPy multiplies (b, K, h) with a kernel user by user, and so never in TensorFloat-32.
+        hidden = xp.matmul(self._operand(xp.reshape(dots, (b * width, -1))), self._prepared.cross_kernel)
+        hidden = xp.reshape(hidden, (b, width, -1)) + gather(items.share, positions) + users.share[:, None, :]
+        hidden = xp.reshape(hidden, (b * width, -1))
         for kernel, bias in self._prepared.above:
-            hidden = xp.matmul(xp.maximum(hidden, 0), kernel) + bias
+            hidden = xp.matmul(self._operand(xp.maximum(hidden, 0)), kernel) + bias
         retrieval = xp.matmul(gather(items.embedding, positions), users.embedding[:, :, None])
-        return (hidden + retrieval * float(self._prepared.scale))[:, :, 0]
+        return xp.reshape(hidden, (b, width)) + retrieval[:, :, 0] * float(self._prepared.scale)
+
+
+def _as_it_is(x: Array) -> Array:
+    return x
 
 
 def _moved(prepared: Prepared, put: Put) -> Prepared:

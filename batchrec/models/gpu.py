@@ -12,6 +12,9 @@ from batchrec.models.backend import import_keras
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchrec.models.index_pieces import Storage
+    from batchrec.models.precision import Precision
+
 FAISS_SCRATCH = 256 << 20
 """Bytes that Faiss reserves on the GPU for its searches, in place of its 1.5 GB."""
 
@@ -29,7 +32,7 @@ class _Backend:
     gpus
         Names the GPUs that it sees.
     use
-        Sets it up for them: float32 products in float32, and memory taken as it is needed.
+        Sets it up for them: products of float32 in TensorFloat-32 or not, and memory taken as it is needed.
     keep_off
         Hides them from it.
     """
@@ -37,7 +40,7 @@ class _Backend:
     version: Callable[[], str]
     for_gpus: str
     gpus: Callable[[], list[str]]
-    use: Callable[[], None]
+    use: Callable[[bool], None]
     keep_off: Callable[[], None]
 
 
@@ -64,13 +67,13 @@ def keras_for_gpus() -> str:
     return _backend().for_gpus
 
 
-def use_gpu() -> None:
-    """Let Keras compute on the GPU, in float32 throughout and without taking all of its memory at once.
+def use_gpu(precision: Precision) -> None:
+    """Let Keras compute on the GPU, without taking all of its memory at once; in fp32 in float32 throughout.
 
     Both libraries multiply float32 matrices in TensorFloat-32 unless they are told otherwise, with 10 bits in place of
     23: scores would differ from a CPU's in the third digit.
     """
-    _backend().use()
+    _backend().use(precision != "fp32")
 
 
 def keep_off_gpu() -> None:
@@ -100,8 +103,8 @@ def faiss_gpus() -> int:
     return int(faiss.get_num_gpus()) if _built_for_gpus() else 0
 
 
-def index_to_gpu(index: Any) -> Any:
-    """Copy a Faiss index to the first GPU that this process may use.
+def index_to_gpu(index: Any, number: int, storage: Storage) -> Any:
+    """Copy a Faiss index to one of the GPUs that this process may use, a flat one with vectors stored as asked.
 
     Its searches are queued on the null stream, as CuPy's work is, so that each sees what the other has written.
     """
@@ -110,7 +113,9 @@ def index_to_gpu(index: Any) -> Any:
     resources = faiss.StandardGpuResources()
     resources.setDefaultNullStreamAllDevices()
     resources.setTempMemory(FAISS_SCRATCH)
-    return faiss.index_cpu_to_gpu(resources, 0, index)
+    options = faiss.GpuClonerOptions()
+    options.useFloat16 = storage == "fp16"
+    return faiss.index_cpu_to_gpu(resources, number, index, options)
 
 
 def _built_for_gpus() -> bool:
@@ -141,10 +146,10 @@ def _tensorflow_gpus() -> list[str]:
     return [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
 
 
-def _use_tensorflow() -> None:
+def _use_tensorflow(tensor_float_32: bool) -> None:
     import tensorflow as tf
 
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
     try:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -176,10 +181,10 @@ def _jax_gpus() -> list[str]:
     return [str(device) for device in jax.devices() if device.platform == "gpu"]
 
 
-def _use_jax() -> None:
+def _use_jax(tensor_float_32: bool) -> None:
     import jax
 
-    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tensor_float_32 else "highest")
 
 
 def _keep_jax_off() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from batchrec.config import load_config
 from batchrec.engine import device, inventory
-from batchrec.engine.device import settled_device
+from batchrec.engine.device import Choice, check_choice, settled_device
 from batchrec.engine.inventory import Finding, first_problem
 from batchrec.errors import ConfigError
 from tests.runs import ROOT, command
@@ -52,6 +52,30 @@ def test_the_device_of_a_run(machine, asked, place, with_gpu, without):
     else:
         with pytest.raises(ConfigError, match=r"cannot be used on .*: CuPy: cupy is not installed: install it"):
             settled_device(asked, place)
+
+
+@pytest.mark.parametrize(
+    ("choice", "place", "said"),
+    [
+        (
+            Choice("cpu", precision="bf16"),
+            "local",
+            "--precision is bf16, but the run computes on the CPU, always with fp32",
+        ),
+        (Choice("cpu", index_storage="fp16"), "local", "--index-storage is fp16, but the run computes on the CPU"),
+        (Choice("cpu", index_gpus=2), "tcp://far:8786", "--index-gpus is 2, but the run computes on the CPU"),
+        (Choice("gpu", index_gpus=2), "cuda", "--index-gpus is 2, but --cluster cuda has a worker on each GPU"),
+    ],
+)
+def test_options_that_do_not_go_together(choice, place, said):
+    with pytest.raises(ConfigError, match=said):
+        check_choice(choice, place)
+
+
+def test_options_that_go_together():
+    check_choice(Choice("cpu"), "cuda")
+    check_choice(Choice("gpu", "tf32", "fp16", 4), "local")
+    check_choice(Choice("gpu", "bf16", "fp16"), "cuda")
 
 
 def test_a_cluster_of_gpus_does_not_compute_on_the_cpu(machine):
@@ -157,7 +181,8 @@ tf.config.get_visible_devices = lambda kind: [] if hidden else ["a GPU"]
 tf.config.set_visible_devices = lambda devices, kind: hidden.append((devices, kind))
 gpu.keep_off_gpu()
 assert hidden == [([], "GPU")], hidden
-gpu.use_gpu()
-assert not tf.config.experimental.tensor_float_32_execution_enabled()
+for precision, tensor_float_32 in {"fp32": False, "tf32": True, "bf16": True}.items():
+    gpu.use_gpu(precision)
+    assert tf.config.experimental.tensor_float_32_execution_enabled() is tensor_float_32
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from batchrec.engine.device import Choice
 from batchrec.engine.task import call, packed
 from batchrec.errors import ArtifactError, ClusterError
 from batchrec.pipeline import Options
@@ -40,7 +41,7 @@ def work(world, tmp_path):
         options=Options(30, 10, 2.0, 0, "ranker"),
         fallback="popularity",
         layout="list",
-        device="cpu",
+        device=Choice("cpu"),
     )
     release_resources()
 

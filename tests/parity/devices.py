@@ -5,22 +5,39 @@ and by the address of their memory.
 """
 
 import array_api_strict
+import faiss
 import numpy as np
 import pytest
 
-from batchrec.engine.device import Device, open_device
+from batchrec.engine.device import Choice, Device, open_device
 from batchrec.engine.inventory import first_problem
+from batchrec.models.index_pieces import Placement
+
+GPU = Choice("gpu")
 
 
-def strict():
-    return Device("gpu", lambda array: array_api_strict.asarray(array, copy=True), np.from_dlpack, lambda index: index)
+def strict(choice=GPU):
+    """A stand-in for any number of GPUs; it multiplies in float32 where TensorFloat-32 is asked for."""
+
+    def place(index, _):
+        return in_half(index) if choice.index_storage == "fp16" and isinstance(index, faiss.IndexFlat) else index
+
+    placement = Placement(place, lambda: None, choice.index_storage, choice.index_gpus)
+    return Device(choice, lambda array: array_api_strict.asarray(array, copy=True), np.from_dlpack, placement)
 
 
-def cupy():
+def in_half(flat):
+    """What Faiss makes of a flat index on a GPU that is told to store float16."""
+    half = faiss.IndexScalarQuantizer(flat.d, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    half.add(flat.reconstruct_n(0, flat.ntotal))
+    return half
+
+
+def cupy(choice=GPU):
     problem = first_problem("--device gpu")
     if problem is not None:
         pytest.skip(f"no GPU can be used here: {problem.name}: {problem.problem}")
-    return open_device("gpu")
+    return open_device(choice)
 
 
 DEVICES = {"strict": strict, "cupy": cupy}

@@ -1,11 +1,13 @@
 """Models and index over device arrays: what they give on the host, whatever the batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
 import keras
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from batchrec.errors import ArtifactError
 from batchrec.models import device_index, device_models, device_ranking
@@ -14,11 +16,14 @@ from batchrec.models.device_models import DeviceTower, device_pair_scorer
 from batchrec.models.device_ranking import DeviceRanking
 from batchrec.models.dlrm import take_apart
 from batchrec.models.index import ItemIndex, build_index
+from batchrec.models.index_pieces import Placement, placed
+from batchrec.models.precision import in_precision, to_bfloat16
 from batchrec.models.probes import Probes
 from batchrec.models.ranking_algebra import prepare
 from batchrec.models.serving import Model, load_model
 from batchrec.models.tensors import on_device
 from tests.models.test_ranking_algebra import SHAPES, by_keras, candidates, item_inputs, trained_like, user_inputs
+from tests.parity.devices import in_half
 from tests.parity.near_ties import close, same_lists
 
 N_ITEMS, DIMENSION = 3000, 16
@@ -40,7 +45,11 @@ def tuned(request):
 
 @pytest.fixture
 def index(tuned, device):
-    return DeviceIndex(tuned.index, tuned.probes, device.put, device.place_index)
+    return device_index_of(tuned.index, tuned.probes, device)
+
+
+def device_index_of(index, probes, device, vectors=EMBEDDINGS):
+    return DeviceIndex(index, probes, device.placement, lambda: device.put(vectors))
 
 
 def found_by(index, device, queries, depth):
@@ -61,7 +70,7 @@ class TestIndex:
 
     @pytest.mark.parametrize("depth", [2049, N_ITEMS, N_ITEMS + 9])
     def test_deeper_than_faiss_goes_it_is_exact(self, index, device, depth, monkeypatch):
-        monkeypatch.setattr(device_index, "SCORES_AT_A_TIME", 7 * N_ITEMS)
+        monkeypatch.setattr(device_index, "NUMBERS_AT_A_TIME", 7 * N_ITEMS)
         scores, positions = found_by(index, device, QUERIES[:10], depth)
         exact = QUERIES[:10].astype(np.float64) @ EMBEDDINGS.T.astype(np.float64)
         expected = np.argsort(-exact, axis=1, kind="stable")[:, :depth]
@@ -72,7 +81,7 @@ class TestIndex:
         assert (scores[:, N_ITEMS:] == -np.inf).all()
 
     def test_lists_that_hold_too_few_items_are_not_the_end(self, tuned, device):
-        index = DeviceIndex(tuned.index, Probes(1, 10**6), device.put, device.place_index)
+        index = device_index_of(tuned.index, Probes(1, 10**6), device)
         scores, positions = found_by(index, device, QUERIES, 1000)
         assert (positions >= 0).all()
         assert all(len(set(row)) == 1000 for row in positions.tolist())
@@ -80,9 +89,9 @@ class TestIndex:
 
     def test_equal_scores_beyond_faiss_stand_by_position(self, device, monkeypatch):
         monkeypatch.setattr(device_index, "DEEPEST", 2)
-        index = faiss.IndexFlatIP(2)
-        index.add(np.array([[1, 0], [2, 0], [1, 0], [2, 0]], np.float32))
-        search = DeviceIndex(index, Probes(), device.put, device.place_index)
+        index, vectors = faiss.IndexFlatIP(2), np.array([[1, 0], [2, 0], [1, 0], [2, 0]], np.float32)
+        index.add(vectors)
+        search = device_index_of(index, Probes(), device, vectors)
         assert found_by(search, device, np.array([[1, 0]], np.float32), 4)[1].tolist() == [[1, 3, 0, 2]]
 
     @pytest.mark.parametrize("depth", [5, 2500])
@@ -110,6 +119,82 @@ class TestIndex:
         found_by(index, device, QUERIES[:rows], depth)
 
 
+def cut(device, gpus, storage="fp32"):
+    """The device with its index in pieces, all on its first GPU."""
+
+    def place(index, _):
+        return in_half(index) if storage == "fp16" and isinstance(index, faiss.IndexFlat) else put(index, 0)
+
+    put = device.placement.place
+    return replace(device, placement=Placement(place, device.placement.wait, storage, gpus))
+
+
+class TestPieces:
+    @pytest.mark.parametrize("gpus", [2, 7])
+    @pytest.mark.parametrize("depth", [1, 20, 1500])
+    def test_pieces_find_what_the_whole_finds(self, tuned, index, device, gpus, depth, monkeypatch):
+        monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 128)
+        pieces = device_index_of(tuned.index, tuned.probes, cut(device, gpus))
+        (scores, positions), (expected_scores, expected) = (
+            found_by(one, device, QUERIES, depth) for one in (pieces, index)
+        )
+        same_lists(positions, expected, scores, expected_scores)
+        close(scores, expected_scores)
+
+    def test_a_row_depends_on_its_query_and_depth_alone(self, tuned, device):
+        faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max  # BLAS looks at the place in the batch
+        pieces = device_index_of(tuned.index, tuned.probes, cut(device, 3))
+        whole = found_by(pieces, device, QUERIES, 30)
+        for rows in (slice(0, 1), slice(100, 107), slice(200, 300)):
+            for found, expected in zip(found_by(pieces, device, QUERIES[rows], 30), whole, strict=True):
+                np.testing.assert_array_equal(found, expected[rows])
+
+    def test_no_piece_holds_another_s_items(self, tuned):
+        held = []
+        placed(tuned.index, Placement(lambda piece, number: held.append((number, piece)), lambda: None, "fp32", 4))
+        assert [(number, piece.ntotal) for number, piece in held] == [(number, N_ITEMS // 4) for number in range(4)]
+
+    def test_equal_scores_of_several_pieces_stand_by_position(self, device):
+        index, vectors = faiss.IndexFlatIP(2), np.array([[1, 0], [2, 0], [1, 0], [2, 0], [1, 0]], np.float32)
+        index.add(vectors)
+        search = device_index_of(index, 1, 1, cut(device, 2), vectors)
+        assert found_by(search, device, np.array([[1, 0]], np.float32), 6)[1].tolist() == [[1, 3, 0, 2, 4, -1]]
+
+    def test_lists_that_hold_too_few_items_are_not_the_end(self, tuned, device):
+        search = device_index_of(tuned.index, 1, 10**6, cut(device, 3))
+        _, positions = found_by(search, device, QUERIES[:50], 1000)
+        assert all(len(set(row)) == 1000 and min(row) >= 0 for row in positions.tolist())
+
+    def test_a_compressed_index_is_not_cut(self, device):
+        index = faiss.index_factory(DIMENSION, "IVF8,SQ8", faiss.METRIC_INNER_PRODUCT)
+        index.train(EMBEDDINGS)
+        with pytest.raises(ArtifactError, match="IndexIVFScalarQuantizer, expected IndexFlat or IndexIVFFlat"):
+            device_index_of(index, 1, 1, cut(device, 2))
+
+
+class TestHalf:
+    @pytest.mark.parametrize("gpus", [1, 3])
+    def test_scores_are_those_of_float32(self, tuned, index, device, gpus, monkeypatch):
+        monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 64)
+        monkeypatch.setattr(device_index, "NUMBERS_AT_A_TIME", 20_000)
+        half = device_index_of(tuned.index, tuned.probes, cut(device, gpus, "fp16"))
+        scores, positions = found_by(half, device, QUERIES, 100)
+        close(scores, np.take_along_axis(QUERIES @ EMBEDDINGS.T, positions, axis=1))
+        assert (np.diff(scores) <= 0).all()
+        _, expected = found_by(index, device, QUERIES, 100)
+        shared = np.mean([len(set(one) & set(other)) for one, other in zip(positions, expected, strict=True)]) / 100
+        assert shared > 0.99
+
+    def test_it_is_half_that_is_searched(self, tuned):
+        (piece,) = placed(tuned.index, Placement(lambda index, _: index, lambda: None, "fp16"))
+        if isinstance(tuned.index, faiss.IndexIVF):
+            assert piece.index.code_size == 2 * DIMENSION
+            stored = piece.index.reconstruct_n(0, N_ITEMS)
+            np.testing.assert_array_equal(stored, EMBEDDINGS.astype(np.float16).astype(np.float32))
+        else:
+            assert piece.index is tuned.index  # Faiss itself stores half of a flat index
+
+
 class TestRanking:
     @pytest.mark.parametrize("kind", SHAPES)
     def test_scores_are_those_of_keras(self, device, kind):
@@ -129,6 +214,21 @@ class TestRanking:
         for pairs in (1, 31, 200, 50 * 30):
             monkeypatch.setattr(device_ranking, "PAIRS_A_BLOCK", pairs)
             close(device.fetch(score(users, positions)), whole)
+
+    def test_in_bfloat16(self, device):
+        """The layers' operands are rounded; what is no layer's is not."""
+        ranker, users, items = trained_like("all"), user_inputs("all", 60, 2), item_inputs("all")
+        positions, prepared = candidates(60, 40), prepare(take_apart(ranker), items)
+        users = {name: device.put(values) for name, values in users.items()}
+        exact, rounded = (
+            device.fetch(DeviceRanking(prepared, device.put, precision)(users, device.put(positions)))
+            for precision in ("fp32", "bf16")
+        )
+        real = positions >= 0
+        assert rounded.dtype == np.float32
+        error = np.abs(rounded - exact)[real] / (1 + np.abs(exact[real]))
+        assert 1e-4 < error.max() < 0.1
+        assert (rounded[~real] == -np.inf).all()
 
     def test_a_code_outside_the_vocabulary(self, device):
         score = DeviceRanking(prepare(take_apart(trained_like("all")), item_inputs("all")), device.put)
@@ -207,6 +307,47 @@ class TestKeras:
         inputs["history"] = inputs["history"][:3, :]
         with pytest.raises(ArtifactError, match=r"cannot be run on age \S*float32\[8\], history \S*int32\[3, 4\]"):
             function(inputs)
+
+
+class TestBfloat16:
+    def test_values_are_those_of_bfloat16(self, device):
+        values = np.random.default_rng(3).normal(size=5000).astype(np.float32) * np.float32(10) ** np.arange(
+            -10, 10, 0.004
+        )
+        values = np.concatenate([values, [0.0, -0.0, 1.0, 255.0, 257.0]]).astype(np.float32)
+        found = device.fetch(to_bfloat16(device.put(values)))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, found.astype(bfloat16).astype(np.float32))
+        np.testing.assert_allclose(np.abs(found - values), np.abs(values.astype(bfloat16).astype(np.float32) - values))
+
+    def test_a_layer_multiplies_in_it(self, device):
+        inputs = keras.Input((6,), name="x")
+        model = keras.Model({"x": inputs}, keras.layers.Dense(5)(inputs))
+        weights, x = model.get_weights()[0], np.random.default_rng(1).normal(size=(32, 6)).astype(np.float32)
+        tensors = lambda one: keras.ops.convert_to_numpy(model(one["x"]))  # noqa: E731
+        loaded = Model(Path("model"), tensors, lambda one: model({"x": one["x"]}, training=False), model)
+        found = device.fetch(on_device(in_precision(loaded, "bf16"))({"x": device.put(x)}))
+        product = x.astype(bfloat16).astype(np.float32) @ weights.astype(bfloat16).astype(np.float32)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, found.astype(bfloat16).astype(np.float32))
+        np.testing.assert_allclose(found, product, rtol=2**-7, atol=1e-6)
+        np.testing.assert_array_equal(model.get_weights()[0], weights)
+
+    def test_scores_are_not_rounded(self, models, device):
+        """A layer of one unit gives scores; eight bits of them would tie."""
+        inputs = {name: device.put(values) for name, values in small_inputs(200).items()}
+        exact, rounded = (
+            device.fetch(
+                on_device(in_precision(load_model(models[0] / "ranker.keras", set(inputs)), precision))(inputs)
+            )
+            for precision in ("fp32", "bf16")
+        )
+        assert len(np.unique(rounded)) == len(np.unique(exact))
+        assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+
+    def test_a_saved_model_cannot(self, models):
+        with pytest.raises(ArtifactError, match="is a SavedModel, which cannot compute in bf16: save it with"):
+            in_precision(load_model(models[0] / "tower", {"history", "age"}), "bf16")
 
 
 def test_what_a_model_gives_is_the_caller_s_own(device):

@@ -87,6 +87,35 @@ def test_the_manifest_says_which_device(world, tmp_path, batchrec, strict_gpu):
         assert json.loads((tmp_path / asked / "_manifest.json").read_text())["options"]["device"] == settled
 
 
+class TestOptions:
+    """What changes lists: told in the manifest, and refused where nothing would come of it."""
+
+    def test_coarser_arithmetic(self, world, tmp_path, batchrec, strict_gpu):
+        options = ("--precision=bf16", "--index-storage=fp16", "--index-gpus=3")
+        for run_id, more in {"exact": (), "coarse": options}.items():
+            said = batchrec(*world.args(tmp_path, "--device=gpu", f"--run-id={run_id}", *more))
+            assert said.code == 0, said.err
+        exact, coarse = (published(tmp_path / run_id) for run_id in ("exact", "coarse"))
+        shared = [
+            len(set(one) & set(other)) / max(len(one), 1)
+            for one, other in zip(exact["item_ids"].to_pylist(), coarse["item_ids"].to_pylist(), strict=True)
+            if one
+        ]
+        assert np.mean(shared) > 0.8
+        assert not exact["scores"].equals(coarse["scores"])
+        settled = json.loads((tmp_path / "coarse" / "_manifest.json").read_text())["options"]
+        assert [settled[name] for name in ("precision", "index_storage", "index_gpus")] == ["bf16", "fp16", 3]
+
+    @pytest.mark.parametrize("option", ["--precision=tf32", "--index-storage=fp16", "--index-gpus=2"])
+    @pytest.mark.parametrize("begin", ["run", "plan"])
+    def test_is_for_gpus(self, world, tmp_path, batchrec, option, begin):
+        arguments = world.args(tmp_path, "--device=cpu", option)
+        said = batchrec(begin, *arguments[1:])
+        assert said.code == 2
+        assert "but the run computes on the CPU" in said.err
+        assert not list(tmp_path.glob("*"))
+
+
 class TestResume:
     @pytest.fixture
     def begun_on_gpu(self, world, tmp_path, batchrec, monkeypatch, strict_gpu):
