@@ -157,11 +157,11 @@ class TestPieces:
     def test_equal_scores_of_several_pieces_stand_by_position(self, device):
         index, vectors = faiss.IndexFlatIP(2), np.array([[1, 0], [2, 0], [1, 0], [2, 0], [1, 0]], np.float32)
         index.add(vectors)
-        search = device_index_of(index, 1, 1, cut(device, 2), vectors)
+        search = device_index_of(index, Probes(), cut(device, 2), vectors)
         assert found_by(search, device, np.array([[1, 0]], np.float32), 6)[1].tolist() == [[1, 3, 0, 2, 4, -1]]
 
     def test_lists_that_hold_too_few_items_are_not_the_end(self, tuned, device):
-        search = device_index_of(tuned.index, 1, 10**6, cut(device, 3))
+        search = device_index_of(tuned.index, Probes(1, 10**6), cut(device, 3))
         _, positions = found_by(search, device, QUERIES[:50], 1000)
         assert all(len(set(row)) == 1000 and min(row) >= 0 for row in positions.tolist())
 
@@ -169,7 +169,7 @@ class TestPieces:
         index = faiss.index_factory(DIMENSION, "IVF8,SQ8", faiss.METRIC_INNER_PRODUCT)
         index.train(EMBEDDINGS)
         with pytest.raises(ArtifactError, match="IndexIVFScalarQuantizer, expected IndexFlat or IndexIVFFlat"):
-            device_index_of(index, 1, 1, cut(device, 2))
+            device_index_of(index, Probes(), cut(device, 2))
 
 
 class TestHalf:
