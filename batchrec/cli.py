@@ -49,7 +49,7 @@ class Terminated(BaseException):
     exit_code: ClassVar[int] = EXIT_TERMINATED
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run a command; end with the exit code that its outcome stands for."""
     _quiet_libraries()
     if sys.stderr is None:  # closed by whoever started this

@@ -95,6 +95,7 @@ def _store(bundle: Bundle, tuned: Tuned) -> IndexFormat:
         nprobe=tuned.nprobe,
         recall=tuned.recall,
         recall_at=tuned.recall_at,
+        deeper=tuned.deeper,
         queries=tuned.queries,
     )
     before = bundle.format.index

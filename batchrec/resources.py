@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -81,7 +82,7 @@ _loading = threading.Lock()
 
 
 _held = ExitStack()
-"""The copy of the bundle, where it lies on an object store."""
+"""What is to be given back with what was loaded, such as the copy of a bundle that lies on an object store."""
 
 
 def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: Choice) -> Resources:
@@ -108,8 +109,26 @@ def _load(place: Path | str, feature_repo: Path, as_of: datetime, device: Choice
     set_up_log()
     set_up_arrow()
     folder = _held.enter_context(local_bundle(place))
-    with named_by(place, folder):
+    with named_by(place, folder), _no_collections():
         return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python from looking for garbage, and from looking through what is there afterwards until it is released.
+
+    Importing TensorFlow and Feast makes a million objects that stay. Looking for cycles among them, again and again
+    while they come, took a sixth of a short run (docs/decisions/016-start-up.md).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        _held.callback(gc.unfreeze)
+        if collects:
+            gc.enable()
 
 
 def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device) -> Resources:

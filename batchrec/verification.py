@@ -12,7 +12,7 @@ from batchrec.errors import ArtifactError
 from batchrec.features.store import FeatureRef, FeatureStore
 from batchrec.models.bundle import Bundle
 from batchrec.output.manifest import MANIFEST, read_manifest
-from batchrec.output.publish import SUCCESS, open_run
+from batchrec.output.publish import open_published
 from batchrec.output.storage import is_url
 from batchrec.remote_bundle import local_bundle, named_by
 from batchrec.suppression import read_suppression
@@ -67,12 +67,7 @@ def verify_published(
     BatchrecError
         The run is not published, or bundle, features or suppression lists cannot be read, or the bundle is another.
     """
-    folder = open_run(run)
-    if not folder.exists(SUCCESS):
-        raise ArtifactError(
-            f"{folder.shown()} is not a published run (it has no {SUCCESS})",
-            "give the folder of a run that was published",
-        )
+    folder = open_published(run)
     manifest = read_manifest(folder)
     made = _made(folder, manifest)
     with _bundle(made, bundle or made.bundle) as opened:

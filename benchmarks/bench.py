@@ -93,24 +93,24 @@ def run(made: workload.Workload, run_id: str = "bench", **more: Any) -> dict[str
         **{name.replace("_", "-"): value for name, value in more.items()},
     }
     command = [sys.executable, "-m", "batchrec", "run", *(f"--{name}={value}" for name, value in options.items())]
-    measured = _measured(command)
+    taken = measured(command)
     manifest = json.loads((output / run_id / "_manifest.json").read_text())
-    return measured | {"seconds": manifest["seconds"]}
+    return taken | {"seconds": manifest["seconds"]}
 
 
 def _peer(script: str, made: workload.Workload, *arguments: Any) -> dict[str, Any]:
     results = made.folder / f"{script}.json"
-    measured = _measured([sys.executable, HERE / script, made.folder, *map(str, arguments), results])
-    return measured | {"seconds": json.loads(results.read_text())}
+    taken = measured([sys.executable, HERE / script, made.folder, *map(str, arguments), results])
+    return taken | {"seconds": json.loads(results.read_text())}
 
 
 def _library(made: workload.Workload, peer: str) -> dict[str, Any]:
     results = made.folder / f"{peer}.json"
-    measured = _measured([PEERS_PYTHON, HERE / "peers.py", made.folder, peer, results])
-    return measured | {"seconds": json.loads(results.read_text())}
+    taken = measured([PEERS_PYTHON, HERE / "peers.py", made.folder, peer, results])
+    return taken | {"seconds": json.loads(results.read_text())}
 
 
-def _measured(command: list[Any]) -> dict[str, float]:
+def measured(command: list[Any]) -> dict[str, float]:
     """Run a command; its seconds by the clock and of processors, start-up included, and its peak memory in bytes."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:

@@ -137,6 +137,7 @@ def _make_bundle(made: Workload, seed: int) -> None:
             "recall": tuned.recall,
             "recall_at": tuned.recall_at,
             "queries": tuned.queries,
+            "deeper": tuned.deeper,
         },
     }
     write_format(folder, description, [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()])

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from batchrec.errors import ArtifactError, BatchrecError, BusyError, ConfigError, SinkError
 from batchrec.output.manifest import MANIFEST, read_manifest
-from batchrec.output.publish import SUCCESS, open_run
+from batchrec.output.publish import open_published
 from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.output.sums import check_part_file, part_records
 from batchrec.progress import Progress, say
@@ -114,12 +114,7 @@ def write_delta(run: str, place: str) -> DeltaSummary:
         The table cannot be written.
     """
     check_delta(place)
-    folder = open_run(run)
-    if not folder.exists(SUCCESS):
-        raise ArtifactError(
-            f"{folder.shown()} is not a published run (it has no {SUCCESS})",
-            "give the folder of a run that was published",
-        )
+    folder = open_published(run)
     manifest = read_manifest(folder)
     records = part_records(folder, manifest)
     rows = sum(record.rows for record in records)

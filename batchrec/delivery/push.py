@@ -23,7 +23,7 @@ from batchrec.features.store import FeatureStore
 from batchrec.log import about
 from batchrec.output.changes import read_increment
 from batchrec.output.manifest import MANIFEST, read_manifest
-from batchrec.output.publish import SUCCESS, open_run
+from batchrec.output.publish import SUCCESS, open_published
 from batchrec.output.storage import open_storage
 from batchrec.output.sums import part_records
 from batchrec.progress import Progress, say
@@ -76,7 +76,7 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
     GateError
         The store gives back something else than what was pushed.
     """
-    folder = open_run(run)
+    folder = open_published(run)
     push = _opened(folder, options)
     about(run_id=push.target.run_id)
     storage = _output_of(folder).folder(f"{FOLDER}/{push.target.place[:16]}")
@@ -108,11 +108,6 @@ def push_run(run: str, options: PushOptions) -> PushSummary:
 
 def _opened(folder: Storage, options: PushOptions) -> Push:
     """Look at run, repository and view; nothing is written."""
-    if not folder.exists(SUCCESS):
-        raise ArtifactError(
-            f"{folder.shown()} is not a published run (it has no {SUCCESS})",
-            "give the folder of a run that was published",
-        )
     manifest = read_manifest(folder)
     records = part_records(folder, manifest)
     repo = options.feature_repo or _repo_of(folder, manifest)

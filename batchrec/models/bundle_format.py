@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from batchrec.models.probes import Probes
+
 FORMAT = 1
 
 BUNDLE_FILE = "bundle.json"
@@ -123,7 +125,7 @@ class IndexFormat(_Strict):
     """The Faiss index, and how near it came to exact search.
 
     ``nprobe`` lists found the share ``recall`` of the exact top ``recall_at``, on average over ``queries`` real queries
-    (0: there were none, and item embeddings stood in).
+    (0: there were none, and item embeddings stood in). ``deeper`` has the lists that find as much at greater depths.
     """
 
     path: InnerPath
@@ -132,6 +134,12 @@ class IndexFormat(_Strict):
     recall: float = Field(ge=0, le=1)
     recall_at: PositiveInt
     queries: int = Field(ge=0)
+    deeper: dict[PositiveInt, PositiveInt] = {}
+
+    @property
+    def probes(self) -> Probes:
+        """Lists to probe by the depth of a search."""
+        return Probes(self.nprobe, self.recall_at, self.deeper)
 
 
 class BundleFormat(_Strict):

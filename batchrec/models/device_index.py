@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrec.models.index_pieces import Piece, Placement
+    from batchrec.models.probes import Probes
 
 QUERIES_A_SEARCH = 1024
 """Queries a search, the last one filled up: Faiss chooses its kernels by this number."""
@@ -37,21 +38,18 @@ class DeviceIndex:
     ----------
     index
         A flat or IVF Faiss index with inner product, over the catalogue's positions, in host memory.
-    nprobe, recall_at
-        Lists of an IVF to probe for the top ``recall_at``; for more, in proportion more lists are probed.
+    probes
+        Lists of an IVF to probe.
     placement
         How the index is held on the device. Hits of vectors stored in float16 get scores computed anew in float32.
     vectors
         Gives the item embeddings (N, d) float32 on the device, when they are needed.
     """
 
-    def __init__(
-        self, index: Any, nprobe: int, recall_at: int, placement: Placement, vectors: Callable[[], Array]
-    ) -> None:
+    def __init__(self, index: Any, probes: Probes, placement: Placement, vectors: Callable[[], Array]) -> None:
         self._pieces, self._size = placed(index, placement), index.ntotal
         self._wait, self._is_rounded, self._vectors = placement.wait, placement.storage != "fp32", vectors
-        self._lists = getattr(index, "nlist", 0)
-        self._nprobe, self._recall_at = nprobe, recall_at
+        self._lists, self._probes = getattr(index, "nlist", 0), probes
 
     def __call__(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Find the best items of each query.
@@ -66,7 +64,7 @@ class DeviceIndex:
         Returns
         -------
         scores
-            (m, depth) float32, best first, -inf where there is no further item.
+            (m, depth) float32, best first, equal ones by position, -inf where there is no further item.
         positions
             (m, depth) int64, -1 where there is no further item or the score is not a number.
         """
@@ -83,7 +81,7 @@ class DeviceIndex:
     def _by_faiss(self, queries: Array, depth: int) -> tuple[Array, Array]:
         """Search; queries whose lists of an IVF held too few items go on with twice as many lists."""
         xp = array_namespace(queries)
-        nprobe = min(self._lists, self._nprobe * -(-depth // self._recall_at))
+        nprobe = min(self._lists, self._probes.at(depth))
         scores, positions = self._probe(queries, depth, nprobe)
         while nprobe < self._lists and bool(xp.any(dry := positions[:, -1] < 0)):
             nprobe = min(2 * nprobe, self._lists)
@@ -127,9 +125,7 @@ class DeviceIndex:
         )
         if self._is_rounded:
             scores = self._rescored(queries, positions)
-        if len(self._pieces) > 1 or self._is_rounded:
-            return best_of(scores, positions, depth)
-        return scores, positions
+        return best_of(scores, positions, depth)  # Faiss leaves the order among equal scores open
 
     def _rescored(self, queries: Array, positions: Array) -> Array:
         """Multiply m queries with the items found, (m, k) positions, in float32."""

@@ -1,108 +1,111 @@
-"""Exact search of a flat index at the speed of BLAS, with bits that BLAS has no say in.
+"""Exact search of all vectors at the speed of BLAS, with bits that BLAS has no say in.
 
-BLAS multiplies a block of queries with the catalogue many times faster than one product at a time, but its last bits
+BLAS multiplies a block of queries with the vectors many times faster than one product at a time, but its last bits
 change with the place of a query in the block, the shape of the block and the number of threads. So it only proposes: it
-finds somewhat more items than are asked for, and their scores are computed anew, one product at a time. The best of
-these are the best of all wherever the proposals end further below than rounding reaches; the few queries where they do
-not are multiplied with the whole catalogue one product at a time.
+finds somewhat more vectors than are asked for, and their scores are computed anew, one product at a time. The best of
+these are the best of all wherever what was not proposed lies further below them than rounding reaches; the few queries
+where it does not are multiplied with all vectors one product at a time.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from batchrec.models.hits import best_first, is_settled, multiply, unit_error
+from batchrec.models.proposals import COLUMNS_A_WORD, Proposals, propose
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float32]
-    Positions = npt.NDArray[np.int64]
+    Integers = npt.NDArray[np.int64]
 
 SPARE = 16
 """Proposals beyond those asked for: enough to see a gap in the scores that is wider than rounding."""
 
-ROUNDING = 2.0**-24
-"""Largest relative error of one float32 operation."""
+CROWD = 8
+"""Times as many proposals as were asked for after which a query's vectors count as nearly all alike."""
+
+SCORES_A_BLOCK = 1 << 22
+"""Scores held at a time in one thread, about: 16 MB."""
+
+FEWEST_QUERIES = 128
+"""Queries multiplied at a time even where that makes more scores: enough for BLAS to be fast."""
+
+LARGE = 40_000
+"""Vectors from which Faiss proposes, which keeps the best of each block of vectors alone: all scores of enough queries
+no longer fit into the processor's cache."""
 
 
 class ExactSearch:
-    """Searches a flat Faiss index with inner product.
+    """Finds the vectors with the highest inner products.
 
-    A row of the result depends on its query and the depth alone, to the last bit.
+    A row of the result depends on its query and the depth alone, to the last bit. Several threads may search at once;
+    each search runs in the thread that calls it.
 
     Parameters
     ----------
-    index
-        The index; must live as long as this.
+    vectors
+        (N, d) float32, C-contiguous; must not change.
     """
 
-    def __init__(self, index: Any) -> None:
-        import faiss
+    def __init__(self, vectors: Floats) -> None:
+        self._vectors = vectors
+        self._error = unit_error(vectors)
 
-        self._index = index
-        size, dimension = index.ntotal, index.d
-        self._vectors: Floats = faiss.rev_swig_ptr(index.get_xb(), size * dimension).reshape(size, dimension)
-        longest = np.sqrt(np.max(np.einsum("nd,nd->n", self._vectors, self._vectors, dtype=np.float64), initial=0.0))
-        # By Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 3.1, in whatever order the terms
-        # are added; twice, for the score proposed and the score computed anew.
-        self._error_a_unit = 2 * 1.01 * dimension * ROUNDING * longest
-
-    def __call__(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """Find the best items of each query.
+    def __call__(self, queries: Floats, depth: int) -> tuple[Floats, Integers]:
+        """Find the best vectors of each query.
 
         Parameters
         ----------
         queries
             (m, d) float32, C-contiguous.
         depth
-            How many items a query, at least 1.
+            How many vectors a query, at least 1.
 
         Returns
         -------
         scores
-            (m, depth) float32, best first, equal ones by position.
-        positions
-            (m, depth) int64, -1 past the end of the catalogue and where the score is not a number.
+            (m, depth) float32, best first, equal ones by place.
+        places
+            (m, depth) int64, -1 past the last vector and where the score is not a number.
         """
-        asked = min(depth, self._index.ntotal)
-        proposed, positions = _by_blas(self._index, queries, min(asked + SPARE, self._index.ntotal))
-        scores, positions = _best_first(self._multiply(queries, positions), positions)
-        scores, last = scores[:, :asked], scores[:, asked - 1]
-        positions = positions[:, :asked]
-        if proposed.shape[1] < self._index.ntotal:
-            norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-            unclear = np.flatnonzero(~(last.astype(np.float64) > proposed[:, -1] + self._error_a_unit * norms))
-            for row in unclear:
-                scores[row], positions[row] = self._one_by_one(queries[row], asked)
-        positions[np.isnan(scores)] = -1
-        rest = ((0, 0), (0, depth - asked))
-        return np.pad(scores, rest, constant_values=-np.inf), np.pad(positions, rest, constant_values=-1)
+        step = max(FEWEST_QUERIES, SCORES_A_BLOCK // max(len(self._vectors), 1))
+        blocks = [self._search(queries[start : start + step], depth) for start in range(0, len(queries), step)]
+        scores, places = zip(*blocks, strict=True)
+        return np.concatenate(scores), np.concatenate(places)
 
-    def _one_by_one(self, query: Floats, depth: int) -> tuple[Floats, Positions]:
-        positions = np.arange(self._index.ntotal, dtype=np.int64)[None, :]
-        scores, positions = _best_first(self._multiply(query[None, :], positions), positions)
-        return scores[0, :depth], positions[0, :depth]
+    def _search(self, queries: Floats, depth: int) -> tuple[Floats, Integers]:
+        asked = min(depth, len(self._vectors))
+        floors, proposed = self._propose(queries, asked + SPARE)
+        scores, places = best_first(multiply(queries, self._vectors, proposed), proposed, depth)
+        worst = scores[:, asked - 1] if asked else np.zeros(len(queries), np.float32)
+        for row in np.flatnonzero(~is_settled(worst, floors, queries, self._error)):
+            every = np.arange(len(self._vectors), dtype=np.int64)[None, :]
+            alone = multiply(queries[row : row + 1], self._vectors, every)
+            scores[row], places[row] = (found[0] for found in best_first(alone, every, depth))
+        return scores, places
 
-    def _multiply(self, queries: Floats, positions: Positions) -> Floats:
-        """Multiply each query (m, d) with the items at its positions (m, k), one product at a time."""
-        import faiss
+    def _propose(self, queries: Floats, count: int) -> Proposals:
+        if len(self._vectors) <= LARGE or count >= len(self._vectors):
+            return propose(self._all_scores(queries), count, CROWD * count)
+        scores, places = _by_faiss(queries, self._vectors, count)
+        return Proposals(scores[:, -1], places)
 
-        scores = np.empty(positions.shape, np.float32)
-        pointers = (faiss.swig_ptr(array) for array in (scores, queries, self._vectors, positions))
-        faiss.fvec_inner_products_by_idx(*pointers, self._index.d, *positions.shape)  # type: ignore[attr-defined]
+    def _all_scores(self, queries: Floats) -> Floats:
+        """Multiply by BLAS; -inf in the columns that fill the last word."""
+        n = len(self._vectors)
+        scores = np.empty((len(queries), -(-n // COLUMNS_A_WORD) * COLUMNS_A_WORD), np.float32)
+        np.matmul(queries, self._vectors.T, out=scores[:, :n])
+        scores[:, n:] = -np.inf
         return scores
 
 
-def _by_blas(index: Any, queries: Floats, depth: int) -> tuple[Floats, Positions]:
+def _by_faiss(queries: Floats, vectors: Floats, count: int) -> tuple[Floats, Integers]:
     import faiss
 
     faiss.cvar.distance_compute_blas_threshold = 0
-    found: tuple[Floats, Positions] = index.search(queries, depth)
+    found: tuple[Floats, Integers] = faiss.knn(queries, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)
     return found
-
-
-def _best_first(scores: Floats, positions: Positions) -> tuple[Floats, Positions]:
-    """Sort rows by score, highest first, then by position; what is not a number comes last."""
-    order = np.lexsort((positions, -scores), axis=-1)
-    return np.take_along_axis(scores, order, axis=-1), np.take_along_axis(positions, order, axis=-1)

@@ -7,16 +7,21 @@ search finds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from batchrec.errors import ArtifactError
 from batchrec.models.exact_search import ExactSearch
-from batchrec.models.threads import one_thread_a_call, share_out
+from batchrec.models.hits import best_first
+from batchrec.models.list_search import ListSearch
+from batchrec.models.probes import Probes
+from batchrec.models.threads import cores, one_thread_a_call, share_out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -25,21 +30,30 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
     Positions = npt.NDArray[np.int64]
+    _Search = Callable[[Floats, int], tuple[Floats, Positions]]
 
-FLAT_UP_TO = 100_000
-"""Catalogue size up to which exact search is used: below it an IVF that finds nearly as much is slower
-(benchmarks/NOTES.md)."""
+FLAT_UP_TO = 30_000
+"""Catalogue size up to which exact search is used: below it an IVF that finds nearly as much saves little
+(docs/decisions/017-search-by-list.md)."""
 
 KMEANS_SEED = 1234
 
 VECTORS_A_LIST = 39
 """Fewest training vectors a centroid that Faiss asks for."""
 
-QUERIES_A_BLOCK = 128
-"""Queries that one thread searches at a time: enough for BLAS, few enough for every core to get some."""
+MOST_VECTORS_A_LIST = 64
+"""Training vectors a centroid, of those there are, that k-means looks at."""
+
+QUERIES_A_BLOCK = 4096
+"""Most queries that one thread searches at a time: the more there are, the more of them share a list."""
+
+DEPTHS_MEASURED = (1, 2, 4, 8)
+"""Depths that the lists to probe are measured for, in units of ``recall_at``: retrieval searches at powers of two."""
 
 STAND_INS = 1000
 """Item embeddings that stand in for queries where there are none."""
+
+_EXACT = Probes()
 
 _REMEDY = "build it again with `batchrec index`"
 
@@ -62,6 +76,8 @@ class Tuned:
         Depth of the measurement; at most the size of the catalogue.
     queries
         Real queries measured on; 0 where there were none and item embeddings stood in.
+    deeper
+        Lists to probe for twice, four and eight times ``recall_at``; empty for ``Flat``.
     """
 
     index: Any
@@ -70,6 +86,12 @@ class Tuned:
     recall: float
     recall_at: int
     queries: int
+    deeper: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def probes(self) -> Probes:
+        """Lists to probe by the depth of a search."""
+        return Probes(self.nprobe, self.recall_at, self.deeper)
 
 
 def build_index(
@@ -77,9 +99,10 @@ def build_index(
 ) -> Tuned:
     """Build an index over (N, d) embeddings and tune it on (m, d) queries.
 
-    ``nprobe`` is doubled from 1 until, on average over the queries, at least ``target`` of the exact top ``recall_at``
-    is found; at worst every list is probed, which is exact. Without queries, embeddings of items stand in. The same
-    embeddings give the same index on one kind of processor, with any number of threads.
+    ``nprobe`` is the least for which, on average over the queries, at least ``target`` of the exact top ``recall_at``
+    is found; at worst every list is probed, which is exact. The same is measured for greater depths. Without queries,
+    embeddings of items stand in. The same embeddings give the same index on one kind of processor, with any number of
+    threads.
     """
     _multiply_one_by_one()
     depth = min(recall_at, len(embeddings))
@@ -88,11 +111,23 @@ def build_index(
         return Tuned(flat, "Flat", 1, 1.0, depth, len(queries))
     ivf = _inverted_file(embeddings)
     asked = queries if len(queries) else _stand_ins(embeddings)
-    _, exact = flat.search(asked, depth)
-    nprobe = 1
-    while (recall := recall_of(_probe(ivf, asked, depth, nprobe)[1], exact)) < target and nprobe < ivf.nlist:
-        nprobe = min(2 * nprobe, ivf.nlist)
-    return Tuned(ivf, f"IVF{ivf.nlist},Flat", nprobe, recall, depth, len(queries))
+    depths = [min(depth * times, len(embeddings)) for times in DEPTHS_MEASURED]
+    _, exact = ExactSearch(embeddings)(asked, depths[-1])
+    by_list = ListSearch.of(ivf)
+    tuned = {at: _fewest_lists(by_list, asked, exact[:, :at], target) for at in depths}
+    nprobe, recall = tuned.pop(depth)
+    deeper = {at: lists for at, (lists, _) in tuned.items()}
+    return Tuned(ivf, f"IVF{ivf.nlist},Flat", nprobe, recall, depth, len(queries), deeper)
+
+
+def _fewest_lists(search: ListSearch, queries: Floats, exact: Positions, target: float) -> tuple[int, float]:
+    """Return the fewest lists that find the share ``target`` of what is exact, (m, k), and the share they find."""
+
+    def recall(nprobe: int) -> float:
+        return recall_of(search(queries, exact.shape[1], nprobe)[1], exact)
+
+    nprobe = 1 + bisect_left(range(1, search.lists), target, key=recall)
+    return nprobe, recall(nprobe)
 
 
 def recall_of(found: Positions, exact: Positions) -> float:
@@ -155,23 +190,24 @@ class ItemIndex:
     ----------
     index
         A flat or IVF Faiss index with inner product, over the catalogue's positions.
-    nprobe
-        Lists of an IVF to probe for the top ``recall_at``; for more, in proportion more lists are probed.
-    recall_at
-        Depth that ``nprobe`` was tuned for.
+    probes
+        Lists of an IVF to probe.
     """
 
-    def __init__(self, index: Any, nprobe: int = 1, recall_at: int = 1) -> None:
+    def __init__(self, index: Any, probes: Probes = _EXACT) -> None:
         one_thread_a_call()
-        self._index = index
-        self._lists = getattr(index, "nlist", 0)
-        self._nprobe, self._recall_at = nprobe, recall_at
-        self._search_exactly = None if self._lists else ExactSearch(index)
+        self._lists, self._probes = getattr(index, "nlist", 0), probes
+        if not self._lists:
+            self._search: _Search = _exactly(index)
+        elif ListSearch.can_search(index):
+            self._search = self._completed(ListSearch.of(index))
+        else:
+            self._search = self._completed(_FaissLists(index))
 
     @classmethod
     def read(cls, path: Path, described: IndexFormat, catalogue_size: int, dimension: int) -> ItemIndex:
         """Load an index as :func:`read_index` does."""
-        return cls(read_index(path, catalogue_size, dimension), described.nprobe, described.recall_at)
+        return cls(read_index(path, catalogue_size, dimension), described.probes)
 
     def __call__(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         """Find the best items of each query.
@@ -186,35 +222,55 @@ class ItemIndex:
         Returns
         -------
         scores
-            (m, depth) float32, best first, -inf where there is no further item.
+            (m, depth) float32, best first, equal ones by position, -inf where there is no further item.
         positions
             (m, depth) int64, -1 where there is no further item.
         """
         if len(queries) == 0 or depth == 0:
             return np.zeros((len(queries), depth), np.float32), np.zeros((len(queries), depth), np.int64)
         queries = np.ascontiguousarray(queries, np.float32)
-        blocks = [queries[start : start + QUERIES_A_BLOCK] for start in range(0, len(queries), QUERIES_A_BLOCK)]
-        found = share_out(lambda block: self._search_block(block, depth), blocks)
-        scores, positions = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return np.where(positions >= 0, scores, np.float32(-np.inf)), positions
+        rounds = -(-len(queries) // (cores() * QUERIES_A_BLOCK))
+        size = -(-len(queries) // (cores() * rounds))
+        blocks = [queries[start : start + size] for start in range(0, len(queries), size)]
+        scores, positions = zip(*share_out(lambda block: self._search_block(block, depth), blocks), strict=True)
+        return np.concatenate(scores), np.concatenate(positions)
 
     def _search_block(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
         import faiss
 
         faiss.omp_set_num_threads(1)  # of this thread of the pool
-        if self._search_exactly is not None:
-            return self._search_exactly(queries, depth)
-        _multiply_one_by_one()
-        return self._search_lists(queries, depth)
+        return self._search(queries, depth)
 
-    def _search_lists(self, queries: Floats, depth: int) -> tuple[Floats, Positions]:
-        """Search an IVF; queries whose lists held fewer than ``depth`` items go on with twice as many lists."""
-        nprobe = min(self._lists, self._nprobe * -(-depth // self._recall_at))
+    def _completed(self, probe: Callable[[Floats, int, int], tuple[Floats, Positions]]) -> _Search:
+        """Search lists; queries whose lists held fewer than ``depth`` items go on with twice as many lists."""
+
+        def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
+            nprobe = min(self._lists, self._probes.at(depth))
+            scores, positions = probe(queries, depth, nprobe)
+            while nprobe < self._lists and len(dry := np.flatnonzero(positions[:, -1] < 0)):
+                nprobe = min(2 * nprobe, self._lists)
+                scores[dry], positions[dry] = probe(queries[dry], depth, nprobe)
+            return scores, positions
+
+        return search
+
+
+class _FaissLists:
+    """An IVF of any kind, searched by Faiss one product at a time."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    def __call__(self, queries: Floats, depth: int, nprobe: int) -> tuple[Floats, Positions]:
+        _multiply_one_by_one()
         scores, positions = _probe(self._index, queries, depth, nprobe)
-        while nprobe < self._lists and len(dry := np.flatnonzero(positions[:, -1] < 0)):
-            nprobe = min(2 * nprobe, self._lists)
-            scores[dry], positions[dry] = _probe(self._index, queries[dry], depth, nprobe)
-        return scores, positions
+        return best_first(scores, positions, depth)
+
+
+def _exactly(index: Any) -> ExactSearch:
+    import faiss
+
+    return ExactSearch(faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d).copy())
 
 
 def _multiply_one_by_one() -> None:
@@ -240,9 +296,10 @@ def _inverted_file(embeddings: Floats) -> Any:
     import faiss
 
     n_items, dimension = embeddings.shape
-    lists = min(int(2 ** np.round(np.log2(4 * np.sqrt(n_items)))), max(1, n_items // VECTORS_A_LIST))
+    lists = min(int(2 ** np.round(np.log2(8 * np.sqrt(n_items)))), max(1, n_items // VECTORS_A_LIST))
     ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
     ivf.cp.seed = KMEANS_SEED
+    ivf.cp.max_points_per_centroid = MOST_VECTORS_A_LIST
     ivf.cp.min_points_per_centroid = 1  # tiny catalogues have one list: nothing to warn of
     ivf.train(embeddings)
     ivf.add(embeddings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec.errors import ConfigError, SinkError
+from batchrec.errors import ArtifactError, ConfigError, SinkError
 from batchrec.output.atomic import is_temporary
 from batchrec.output.changes import CHANGES
 from batchrec.output.digests import DIGESTS
@@ -213,6 +213,23 @@ def open_run(place: str | os.PathLike[str]) -> Storage:
     parent, _, name = text.rpartition("/")
     target = open_storage(parent).pointed(CURRENT) if name == CURRENT else None
     return open_storage(text if target is None else f"{parent}/{check_run_id(target)}")
+
+
+def open_published(place: str | os.PathLike[str]) -> Storage:
+    """Open the folder of a published run, as :func:`open_run` does.
+
+    Raises
+    ------
+    ArtifactError
+        The run is not published.
+    """
+    folder = open_run(place)
+    if not folder.exists(SUCCESS):
+        raise ArtifactError(
+            f"{folder.shown()} is not a published run (it has no {SUCCESS})",
+            "give the folder of a run that was published",
+        )
+    return folder
 
 
 def _is_published(name: str) -> bool:

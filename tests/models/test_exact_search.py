@@ -10,6 +10,7 @@ import pytest
 
 from batchrec.models.exact_search import SPARE, ExactSearch
 from batchrec.models.index import ItemIndex
+from batchrec.models.probes import Probes
 
 DIMENSION, N_ITEMS = 32, 1500
 
@@ -19,9 +20,7 @@ def vectors(rows, seed):
 
 
 def searching(embeddings):
-    index = faiss.IndexFlatIP(embeddings.shape[1])
-    index.add(embeddings)
-    return ExactSearch(index)
+    return ExactSearch(embeddings)
 
 
 def alone(embeddings, query, depth):
@@ -90,7 +89,7 @@ def found_by_all_indexes():
     ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIMENSION), DIMENSION, 32, faiss.METRIC_INNER_PRODUCT)
     ivf.train(embeddings)
     ivf.add(embeddings)
-    found = [*ItemIndex(flat)(queries, 50), *ItemIndex(ivf, 4, 50)(queries, 50)]
+    found = [*ItemIndex(flat)(queries, 50), *ItemIndex(ivf, Probes(4, 50))(queries, 50)]
     return b"".join(array.tobytes() for array in found)
 
 

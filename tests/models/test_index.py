@@ -14,6 +14,7 @@ from batchrec.errors import ArtifactError, BatchrecError, ConfigError
 from batchrec.models.bundle import Bundle, sha256
 from batchrec.models.bundle_format import IndexFormat
 from batchrec.models.index import ItemIndex, build_index, recall_of, write_index
+from batchrec.models.probes import Probes
 from tests.models.bundles import make_bundle, read_json
 
 DIMENSION = 24
@@ -40,7 +41,7 @@ def ivf():
 def search(request, ivf):
     if request.param == "flat":
         return ItemIndex(build_index(EMBEDDINGS, QUERIES, 20, 0.95, flat_up_to=N_ITEMS).index)
-    return ItemIndex(ivf.index, ivf.nprobe, ivf.recall_at)
+    return ItemIndex(ivf.index, ivf.probes)
 
 
 def exact_top(queries, embeddings, depth):
@@ -86,7 +87,7 @@ def test_flat_finds_what_plain_multiplication_finds():
 
 def test_the_recorded_recall_is_what_a_search_finds(ivf):
     exact, _ = exact_top(QUERIES, EMBEDDINGS, 20)
-    _, found = ItemIndex(ivf.index, ivf.nprobe, ivf.recall_at)(QUERIES, 20)
+    _, found = ItemIndex(ivf.index, ivf.probes)(QUERIES, 20)
     assert 1 < ivf.nprobe < ivf.index.nlist
     assert 0.95 <= ivf.recall < 1
     assert ivf.recall == pytest.approx(share_found(found, exact), abs=1e-9)
@@ -104,11 +105,11 @@ def test_a_target_of_one_is_reached():
     tuned = build_index(random, random[:50] * -1, 100, 1.0, flat_up_to=0)
     exact, _ = exact_top(random[:50] * -1, random, 100)
     assert tuned.recall == 1.0
-    assert share_found(ItemIndex(tuned.index, tuned.nprobe, 100)(random[:50] * -1, 100)[1], exact) == 1.0
+    assert share_found(ItemIndex(tuned.index, tuned.probes)(random[:50] * -1, 100)[1], exact) == 1.0
 
 
 def test_deeper_searches_keep_the_recall(ivf):
-    search = ItemIndex(ivf.index, ivf.nprobe, ivf.recall_at)
+    search = ItemIndex(ivf.index, ivf.probes)
     for depth in (40, 160, 640):
         exact, _ = exact_top(QUERIES, EMBEDDINGS, depth)
         assert share_found(search(QUERIES, depth)[1], exact) >= 0.95
@@ -126,7 +127,7 @@ def test_tiny_catalogues(n_items):
         tuned = build_index(EMBEDDINGS[:n_items], QUERIES, 100, 0.99, flat_up_to)
         assert tuned.recall_at == n_items
         assert tuned.recall >= 0.99
-        _, positions = ItemIndex(tuned.index, tuned.nprobe, tuned.recall_at)(QUERIES, n_items)
+        _, positions = ItemIndex(tuned.index, tuned.probes)(QUERIES, n_items)
         assert (np.sort(positions, axis=1) == np.arange(n_items)).all()
 
 
@@ -217,7 +218,7 @@ def test_rows_whose_lists_run_dry_are_completed(ivf):
     _, raw = ivf.index.search(QUERIES, 500, params=faiss.SearchParametersIVF(nprobe=1))
     assert (raw[:, -1] < 0).any()
     # Tuned for a depth beyond the one asked for, so that one list alone is probed at first.
-    _, positions = ItemIndex(ivf.index, nprobe=1, recall_at=N_ITEMS)(QUERIES, 500)
+    _, positions = ItemIndex(ivf.index, Probes(1, N_ITEMS))(QUERIES, 500)
     assert (positions >= 0).all()
 
 
@@ -239,8 +240,8 @@ def test_a_query_of_nan_finds_nothing_and_harms_nobody(search):
 
 def test_written_and_read(ivf, search, tmp_path):
     write_index(ivf.index, tmp_path / "index.faiss")
-    again = read(tmp_path / "index.faiss", nprobe=ivf.nprobe, recall_at=ivf.recall_at)
-    assert same_bits(again(QUERIES, 30), ItemIndex(ivf.index, ivf.nprobe, ivf.recall_at)(QUERIES, 30))
+    again = read(tmp_path / "index.faiss", nprobe=ivf.nprobe, recall_at=ivf.recall_at, deeper=ivf.deeper)
+    assert same_bits(again(QUERIES, 30), ItemIndex(ivf.index, ivf.probes)(QUERIES, 30))
 
 
 def test_builds_give_the_same_bytes_with_any_number_of_threads():
@@ -350,7 +351,7 @@ def test_build_puts_an_index_into_the_bundle(tmp_path):
     after = read_json(folder)
     (name,) = index_files(folder)
     assert after["index"] == {
-        "path": name, "kind": "Flat", "nprobe": 1, "recall": 1.0, "recall_at": 3, "queries": 5
+        "path": name, "kind": "Flat", "nprobe": 1, "recall": 1.0, "recall_at": 3, "queries": 5, "deeper": {}
     }  # fmt: skip
     assert summary == {"bundle": str(folder), "items": 6, "index": after["index"]}
     json.dumps(summary)

@@ -18,6 +18,7 @@ from batchrec.models.dlrm import take_apart
 from batchrec.models.index import ItemIndex, build_index
 from batchrec.models.index_pieces import Placement, placed
 from batchrec.models.precision import in_precision, to_bfloat16
+from batchrec.models.probes import Probes
 from batchrec.models.ranking_algebra import prepare
 from batchrec.models.serving import Model, load_model
 from batchrec.models.tensors import on_device
@@ -44,11 +45,11 @@ def tuned(request):
 
 @pytest.fixture
 def index(tuned, device):
-    return device_index_of(tuned.index, tuned.nprobe, tuned.recall_at, device)
+    return device_index_of(tuned.index, tuned.probes, device)
 
 
-def device_index_of(index, nprobe, recall_at, device, vectors=EMBEDDINGS):
-    return DeviceIndex(index, nprobe, recall_at, device.placement, lambda: device.put(vectors))
+def device_index_of(index, probes, device, vectors=EMBEDDINGS):
+    return DeviceIndex(index, probes, device.placement, lambda: device.put(vectors))
 
 
 def found_by(index, device, queries, depth):
@@ -63,7 +64,7 @@ class TestIndex:
     def test_finds_what_the_host_finds(self, tuned, index, device, depth, monkeypatch):
         monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 128)
         scores, positions = found_by(index, device, QUERIES, depth)
-        expected_scores, expected = ItemIndex(tuned.index, tuned.nprobe, tuned.recall_at)(QUERIES, depth)
+        expected_scores, expected = ItemIndex(tuned.index, tuned.probes)(QUERIES, depth)
         same_lists(positions, expected, scores, expected_scores)
         close(scores, expected_scores)
 
@@ -80,7 +81,7 @@ class TestIndex:
         assert (scores[:, N_ITEMS:] == -np.inf).all()
 
     def test_lists_that_hold_too_few_items_are_not_the_end(self, tuned, device):
-        index = device_index_of(tuned.index, 1, 10**6, device)
+        index = device_index_of(tuned.index, Probes(1, 10**6), device)
         scores, positions = found_by(index, device, QUERIES, 1000)
         assert (positions >= 0).all()
         assert all(len(set(row)) == 1000 for row in positions.tolist())
@@ -90,7 +91,7 @@ class TestIndex:
         monkeypatch.setattr(device_index, "DEEPEST", 2)
         index, vectors = faiss.IndexFlatIP(2), np.array([[1, 0], [2, 0], [1, 0], [2, 0]], np.float32)
         index.add(vectors)
-        search = device_index_of(index, 1, 1, device, vectors)
+        search = device_index_of(index, Probes(), device, vectors)
         assert found_by(search, device, np.array([[1, 0]], np.float32), 4)[1].tolist() == [[1, 3, 0, 2]]
 
     @pytest.mark.parametrize("depth", [5, 2500])
@@ -133,7 +134,7 @@ class TestPieces:
     @pytest.mark.parametrize("depth", [1, 20, 1500])
     def test_pieces_find_what_the_whole_finds(self, tuned, index, device, gpus, depth, monkeypatch):
         monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 128)
-        pieces = device_index_of(tuned.index, tuned.nprobe, tuned.recall_at, cut(device, gpus))
+        pieces = device_index_of(tuned.index, tuned.probes, cut(device, gpus))
         (scores, positions), (expected_scores, expected) = (
             found_by(one, device, QUERIES, depth) for one in (pieces, index)
         )
@@ -142,7 +143,7 @@ class TestPieces:
 
     def test_a_row_depends_on_its_query_and_depth_alone(self, tuned, device):
         faiss.cvar.distance_compute_blas_threshold = np.iinfo(np.int32).max  # BLAS looks at the place in the batch
-        pieces = device_index_of(tuned.index, tuned.nprobe, tuned.recall_at, cut(device, 3))
+        pieces = device_index_of(tuned.index, tuned.probes, cut(device, 3))
         whole = found_by(pieces, device, QUERIES, 30)
         for rows in (slice(0, 1), slice(100, 107), slice(200, 300)):
             for found, expected in zip(found_by(pieces, device, QUERIES[rows], 30), whole, strict=True):
@@ -176,7 +177,7 @@ class TestHalf:
     def test_scores_are_those_of_float32(self, tuned, index, device, gpus, monkeypatch):
         monkeypatch.setattr(device_index, "QUERIES_A_SEARCH", 64)
         monkeypatch.setattr(device_index, "NUMBERS_AT_A_TIME", 20_000)
-        half = device_index_of(tuned.index, tuned.nprobe, tuned.recall_at, cut(device, gpus, "fp16"))
+        half = device_index_of(tuned.index, tuned.probes, cut(device, gpus, "fp16"))
         scores, positions = found_by(half, device, QUERIES, 100)
         close(scores, np.take_along_axis(QUERIES @ EMBEDDINGS.T, positions, axis=1))
         assert (np.diff(scores) <= 0).all()
