@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -51,7 +52,7 @@ def main() -> None:
         peer: _step(peer, lambda peer=peer: _library(made, peer)) for peer in PEERS if PEERS_PYTHON.exists()
     }
     found["side by side"] = _step("side by side", lambda: _peer("side_by_side.py", made)["seconds"])
-    found["necessary"] = _necessary(made, found["users"])
+    found["necessary"] = necessary(made, found["users"])
     found["load average after"] = os.getloadavg()
     name = f"{datetime.now(UTC):%Y-%m-%d}-{asked.size}"
     (asked.results / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -76,10 +77,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(made: workload.Workload) -> dict[str, Any]:
-    """Run this project over a workload, as a user would."""
+def run(made: workload.Workload, run_id: str = "bench", **more: Any) -> dict[str, Any]:
+    """Run this project over a workload, as a user would; further options by the names of their flags."""
     output = made.folder / "output"
-    shutil.rmtree(output, ignore_errors=True)
+    shutil.rmtree(output / run_id, ignore_errors=True)
     options = {
         "users": made.data / "users.parquet",
         "bundle": made.bundle,
@@ -88,11 +89,12 @@ def run(made: workload.Workload) -> dict[str, Any]:
         "output": output,
         "candidates": workload.CANDIDATES,
         "top-k": workload.TOP_K,
-        "run-id": "bench",
+        "run-id": run_id,
+        **{name.replace("_", "-"): value for name, value in more.items()},
     }
     command = [sys.executable, "-m", "batchrec", "run", *(f"--{name}={value}" for name, value in options.items())]
     taken = measured(command)
-    manifest = json.loads((output / "bench" / "_manifest.json").read_text())
+    manifest = json.loads((output / run_id / "_manifest.json").read_text())
     return taken | {"seconds": manifest["seconds"]}
 
 
@@ -111,17 +113,20 @@ def _library(made: workload.Workload, peer: str) -> dict[str, Any]:
 def measured(command: list[Any]) -> dict[str, float]:
     """Run a command; its seconds by the clock and of processors, start-up included, and its peak memory in bytes."""
     start = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 - this folder's scripts
-        command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(  # noqa: S603 - this folder's scripts
+            command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=said
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            said.seek(0)
+            raise SystemExit(f"failed: {' '.join(map(str, command))}\n{said.read()[-2000:]}")
     wall = time.perf_counter() - start
     return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "peak bytes": usage.ru_maxrss * 1024}
 
 
-def _necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:
+def necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:
+    """Count what :func:`floor.necessary` counts, for so many users of a workload."""
     described = json.loads((made.bundle / "bundle.json").read_text())
     index, items = described["index"], described["catalogue_size"]
     lists = 1 if index["kind"] == "Flat" else int(index["kind"].removeprefix("IVF").split(",")[0])
