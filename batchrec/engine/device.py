@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import CUDA, is_elsewhere
+from batchrec.engine.cudf_frames import cudf_frames
 from batchrec.engine.inventory import first_problem
 from batchrec.errors import ConfigError
+from batchrec.frames import pandas_frames
 from batchrec.models import gpu
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from batchrec.arrays import Array
     from batchrec.engine.inventory import Need
+    from batchrec.frames import FrameLibrary
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
 
@@ -36,12 +39,15 @@ class Device:
         Copies one of its arrays to NumPy.
     place_index
         Copies a Faiss index to it.
+    open_frames
+        Returns how data frames are made in its memory.
     """
 
     name: str
     put: Callable[[npt.NDArray[Any]], Array]
     fetch: Callable[[Array], npt.NDArray[Any]]
     place_index: Callable[[Any], Any]
+    open_frames: Callable[[], FrameLibrary] = pandas_frames
 
     @property
     def is_host(self) -> bool:
@@ -98,7 +104,7 @@ def _gpu() -> Device:
     import cupy
 
     gpu.use_gpu()
-    return Device(GPU, cupy.asarray, cupy.asnumpy, gpu.index_to_gpu)
+    return Device(GPU, cupy.asarray, cupy.asnumpy, gpu.index_to_gpu, cudf_frames)
 
 
 def _check_gpu(option: Need) -> None:
