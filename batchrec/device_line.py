@@ -17,7 +17,7 @@ from batchrec.models.tensors import on_device
 from batchrec.pipeline import Line, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -82,9 +82,18 @@ def device_line(
 
 def put_users(users: Users, device: Device) -> Users:
     """Copy one partition of users to the device."""
+    return _copied(users, device.put)
+
+
+def fetch_users(users: Users, device: Device) -> Users:
+    """Copy one partition of users from the device to host memory."""
+    return _copied(users, device.fetch)
+
+
+def _copied(users: Users, copy: Callable[[Array], Array]) -> Users:
     return Users(
-        query_inputs={name: device.put(values) for name, values in users.query_inputs.items()},
-        ranker_inputs={name: device.put(values) for name, values in users.ranker_inputs.items()},
-        seen=Ragged(*map(device.put, users.seen)),
-        id_hash=device.put(users.id_hash),
+        query_inputs={name: copy(values) for name, values in users.query_inputs.items()},
+        ranker_inputs={name: copy(values) for name, values in users.ranker_inputs.items()},
+        seen=Ragged(*map(copy, users.seen)),
+        id_hash=copy(users.id_hash),
     )

@@ -15,7 +15,7 @@ from batchrec.device_line import device_line
 from batchrec.engine.device import open_device
 from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
-from batchrec.features.store import FeatureRef, FeatureStore
+from batchrec.features.store import FeatureStore
 from batchrec.hashing import id_hash
 from batchrec.increments.digest import items_fingerprint
 from batchrec.log import set_up_log
@@ -25,6 +25,7 @@ from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ran
 from batchrec.models.threads import set_up_arrow
 from batchrec.pipeline import Line
 from batchrec.remote_bundle import local_bundle, named_by
+from batchrec.user_features import seen_ref, user_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrec.engine.device import Choice, Device
-    from batchrec.models.bundle_format import FeatureInput, IndexFormat
+    from batchrec.features.store import FeatureRef
+    from batchrec.models.bundle_format import IndexFormat
+    from batchrec.user_features import UserFeatures
 
     Bools = npt.NDArray[np.bool_]
 
@@ -48,19 +51,13 @@ class Resources:
     store: FeatureStore
     device: Device
     line: Line
-    vocabularies: dict[str, pa.Array]
+    features: UserFeatures
     items_fingerprint: str
-
-    @property
-    def user_inputs(self) -> tuple[FeatureInput, ...]:
-        """Inputs of both models that are filled from users' features."""
-        return (*self.bundle.format.query_tower.inputs, *self.bundle.format.ranker.user_inputs)
 
     @property
     def seen(self) -> FeatureRef:
         """The feature that lists seen items."""
-        seen = self.bundle.format.seen
-        return FeatureRef(seen.view, seen.feature, seen.dtype)
+        return seen_ref(self.bundle)
 
     @property
     def refs(self) -> tuple[FeatureRef, ...]:
@@ -134,12 +131,7 @@ def _no_collections() -> Iterator[None]:
 def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device) -> Resources:
     store = FeatureStore.open(feature_repo)
     described = bundle.format
-    store.check(
-        [
-            *refs_of(described.feature_inputs),
-            FeatureRef(described.seen.view, described.seen.feature, described.seen.dtype),
-        ]
-    )
+    store.check([*refs_of(described.feature_inputs), seen_ref(bundle)])
     vocabularies = dict(_vocabularies(bundle))
     if described.index is None:
         raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
@@ -148,7 +140,8 @@ def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device)
         line = _line(bundle, described.index, items, eligible)
     else:
         line = device_line(bundle, described.index, items, eligible, device)
-    return Resources(bundle, store, device, line, vocabularies, items_fingerprint(items, eligible))
+    features = user_features(bundle, vocabularies, store, as_of, device)
+    return Resources(bundle, store, device, line, features, items_fingerprint(items, eligible))
 
 
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:

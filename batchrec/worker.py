@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from batchrec.device_line import put_users
 from batchrec.errors import ArtifactError, FeatureError
-from batchrec.features.encode import ragged
-from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.fence import FencedStopwatch, passing
-from batchrec.hashing import id_hash
 from batchrec.increments.carry import carry_over
-from batchrec.increments.digest import user_digests
 from batchrec.log import about
 from batchrec.output.digests import write_digests
 from batchrec.output.part import build_table, count_by_status, write_part
 from batchrec.output.record import part_name
 from batchrec.output.status import write_status
 from batchrec.output.storage import open_storage
-from batchrec.pipeline import Options, Users, recommend
+from batchrec.pipeline import Options, recommend
 from batchrec.redact import redact
 from batchrec.resources import Resources, resources
 from batchrec.schema import USER_ID, Source, Status
@@ -43,6 +38,7 @@ if TYPE_CHECKING:
     from batchrec.output.storage import Storage
 
     Bools = npt.NDArray[np.bool_]
+    Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -164,24 +160,22 @@ def compute_partition(work: Work, number: int) -> Outcome:
     ids = rows[USER_ID].combine_chunks()
     try:
         with stopwatch("read features"):
-            refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
-            table = loaded.store.point_in_time(ids, work.as_of, refs)
+            features = loaded.features.read(ids)
     except FeatureError as error:
         by_status = count_by_status(np.full(len(ids), Status.FAILED))
         return Outcome(number, None, len(ids), by_status, stopwatch.seconds, error.problem)
     with stopwatch("encode"):
-        users, found = encode_users(ids, table, loaded), rows_found(table)
-        digests = user_digests(users, found)
+        users, found, digests = loaded.features.encode(ids, features)
     with nullcontext() if work.previous is None else stopwatch("carry over"):
         # A partition for which there is less time is made in one way, so that all its rows have one source.
         previous = None if work.is_degraded else work.previous
         carried = carry_over(previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)
 
-    def compute(rest: Users) -> Sampled:
-        made = recommend(put_users(rest, loaded.device), loaded.line, work.options, stopwatch)
-        return Sampled(*map(loaded.device.fetch, made))
+    def compute(rows: Int64 | None) -> Sampled:
+        some = users if rows is None else users.take(loaded.device.put(rows))
+        return Sampled(*map(loaded.device.fetch, recommend(some, loaded.line, work.options, stopwatch)))
 
-    lists = carried.completed(users, compute)
+    lists = carried.completed(len(ids), compute)
     with stopwatch("write"):
         popular = loaded.popular if work.fallback == "popularity" else loaded.popular[:0]
         if not found.all():
@@ -192,17 +186,6 @@ def compute_partition(work: Work, number: int) -> Outcome:
         record = write_lists(rows, lists, status, sources(status, work.options), loaded, work, number)
     counts = count_by_status(status)
     return Outcome(number, record, len(ids), counts, stopwatch.seconds, "", digested, len(carried.rows))
-
-
-def encode_users(ids: pa.Array, table: pa.Table, loaded: Resources) -> Users:
-    """Turn n users' features into model inputs and seen item positions."""
-    described = loaded.bundle.format
-    return Users(
-        query_inputs=encode_inputs(table, described.query_tower.inputs, loaded.vocabularies),
-        ranker_inputs=encode_inputs(table, described.ranker.user_inputs, loaded.vocabularies),
-        seen=ragged(table[described.seen.feature], loaded.bundle.item_ids),
-        id_hash=id_hash(ids),
-    )
 
 
 def with_fallback(

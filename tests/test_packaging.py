@@ -24,7 +24,7 @@ FILES = [(extra, python) for extra in ("cpu", "gpu") for python in PYTHONS]
 RELEASE_LINES = {
     "tensorflow": "2.21", "tensorflow-cpu": "2.21", "keras": "3.15", "keras-rs": "0.4", "feast": "0.67",
     "dask": "2026.1.1", "distributed": "2026.1.1", "pandas": "2.3", "pyarrow": "23", "faiss-cpu": "1.15.1",
-    "faiss-gpu": "1.15.1", "dask-cuda": "26.6", "rmm-cu12": "26.6",
+    "faiss-gpu": "1.15.1", "cudf-cu12": "26.6", "dask-cudf-cu12": "26.6", "dask-cuda": "26.6", "rmm-cu12": "26.6",
 }  # fmt: skip
 MEGABYTE = 1_000_000
 
@@ -69,7 +69,15 @@ def test_python_versions_are_those_with_constraints() -> None:
 def test_extras_bring_the_libraries_of_their_device() -> None:
     optional = PROJECT["optional-dependencies"]
     assert names(optional["cpu"]) == {"tensorflow-cpu", "faiss-cpu"}
-    assert names(optional["gpu"]) == {"tensorflow", "faiss-gpu", "cupy-cuda12x", "dask-cuda", "rmm-cu12"}
+    assert names(optional["gpu"]) == {
+        "tensorflow",
+        "faiss-gpu",
+        "cupy-cuda12x",
+        "cudf-cu12",
+        "dask-cudf-cu12",
+        "dask-cuda",
+        "rmm-cu12",
+    }
     assert "tensorflow[and-cuda]" in {str(Requirement(line)).split("~")[0] for line in optional["gpu"]}
     assert not names(PROJECT["dependencies"]) & (names(optional["cpu"]) | names(optional["gpu"]))
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import CUDA, is_elsewhere
+from batchrec.engine.cudf_frames import cudf_frames
 from batchrec.engine.inventory import first_problem
 from batchrec.errors import ConfigError
+from batchrec.frames import pandas_frames
 from batchrec.models import gpu
 from batchrec.models.index_pieces import Placement, Storage
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from batchrec.arrays import Array
     from batchrec.engine.inventory import Need
+    from batchrec.frames import FrameLibrary
     from batchrec.models.precision import Precision
 
 AUTO, CPU, GPU = "auto", "cpu", "gpu"
@@ -61,12 +64,15 @@ class Device:
         Copies one of its arrays to NumPy.
     placement
         How it holds a Faiss index.
+    open_frames
+        Returns how data frames are made in its memory.
     """
 
     choice: Choice
     put: Callable[[npt.NDArray[Any]], Array]
     fetch: Callable[[Array], npt.NDArray[Any]]
     placement: Placement
+    open_frames: Callable[[], FrameLibrary] = pandas_frames
 
     @property
     def is_host(self) -> bool:
@@ -166,7 +172,7 @@ def _gpu(choice: Choice) -> Device:
         choice.index_storage,
         choice.index_gpus,
     )
-    return Device(choice, cupy.asarray, cupy.asnumpy, placement)
+    return Device(choice, cupy.asarray, cupy.asnumpy, placement, cudf_frames)
 
 
 def _check_gpu(option: Need) -> None:

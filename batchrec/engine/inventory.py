@@ -117,6 +117,14 @@ def _faiss_on_gpu() -> str:
     return f"{found} GPUs"
 
 
+def _cudf() -> str:
+    import cudf
+
+    if int(cudf.Series([1, 2, None]).sum()) != 3:
+        raise _Unusable("it computes wrongly", "reinstall it for the CUDA version of the driver", cudf.__version__)
+    return str(cudf.__version__)
+
+
 def _dask_cuda() -> str:
     from dask_cuda import LocalCUDACluster  # noqa: F401 - that it can be imported is the question
 
@@ -145,6 +153,7 @@ _LOOKS: tuple[tuple[str, Need, Callable[[], str]], ...] = (
     ("Faiss", "every run", gpu.faiss_version),
     ("NVIDIA driver", "--device gpu", _driver),
     ("CuPy", "--device gpu", _cupy),
+    ("cuDF", "--device gpu", _cudf),
     ("Faiss on a GPU", "--device gpu", _faiss_on_gpu),
     ("Keras on a GPU", "--device gpu", _keras_on_gpu),
     ("dask-cuda", "--cluster cuda", _dask_cuda),

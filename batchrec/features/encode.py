@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from array_api_compat import array_namespace
 
 from batchrec.arrays import MISSING, Ragged
 from batchrec.errors import FeatureError
@@ -14,6 +15,8 @@ from batchrec.features.dtypes import plain_type, type_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from batchrec.arrays import Array
 
 Column: TypeAlias = "pa.Array | pa.ChunkedArray"
 
@@ -33,7 +36,7 @@ def fit_vocabulary(column: Column, min_count: int = 1) -> pa.Array:
     pa.Array
         int64, string or bool. Strings stand in the order of their UTF-8 bytes.
     """
-    counts = pc.value_counts(_categories(column).drop_null())
+    counts = pc.value_counts(categories(column).drop_null())
     kept = counts.filter(pc.greater_equal(counts.field("counts"), min_count)).field("values")
     return kept.take(pc.sort_indices(kept))
 
@@ -86,8 +89,13 @@ def standardise(column: Column, mean: float, std: float) -> NDArray[np.float32]:
     ndarray
         ``(n,)`` float32; 0, which is the mean, where the value is null, NaN or infinite.
     """
-    values = _numbers(column)
-    return np.where(np.isfinite(values), (values - mean) / std, 0.0).astype(np.float32)
+    return np.asarray(scaled(_numbers(column), mean, std))
+
+
+def scaled(values: Array, mean: float, std: float) -> Array:
+    """Return ``(value - mean) / std`` of (n,) float64 as float32, 0 where the value is NaN or infinite; any library."""
+    xp = array_namespace(values)
+    return xp.astype(xp.where(xp.isfinite(values), (values - mean) / std, 0.0), xp.float32)
 
 
 def positions_of(ids: Column, item_ids: pa.Array) -> NDArray[np.int64]:
@@ -149,7 +157,7 @@ def ragged(column: Column, item_ids: pa.Array) -> Ragged:
 
 
 def _index_in(column: Column, values: pa.Array) -> NDArray[np.int64]:
-    wanted, known = _categories(column), _categories(values)
+    wanted, known = categories(column), categories(values)
     if pa.types.is_null(wanted.type):
         wanted = wanted.cast(known.type)
     if pa.types.is_null(known.type):
@@ -163,8 +171,14 @@ def _index_in(column: Column, values: pa.Array) -> NDArray[np.int64]:
     return np.asarray(pc.fill_null(index, MISSING).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _categories(column: Column) -> pa.Array:
-    """Return the column as one array of int64, string or bool."""
+def categories(column: Column) -> pa.Array:
+    """Return a column of integers, strings or booleans as one array of int64, string or bool; null where all is null.
+
+    Raises
+    ------
+    FeatureError
+        If it holds anything else.
+    """
     values = _decoded(column)
     dtype = plain_type(values.type)
     if pa.types.is_integer(dtype):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from batchrec.features.asof import ViewRows
     from batchrec.features.refs import FeatureRef
 
 _ROW = "batchrec_row"
@@ -73,6 +74,30 @@ def join(feast: Any, repo: Path, entities: pa.Table, refs: Sequence[FeatureRef],
             "see that the store's join gives exactly one row for each id and time",
         )
     return pa.table({ref.feature: _cast(joined[f"{ref.view}__{ref.feature}"], ref) for ref in refs})
+
+
+def views_to_join(
+    feast: Any, repo: Path, entities: pa.Table, refs: Sequence[FeatureRef]
+) -> list[tuple[ViewRows, list[FeatureRef]]] | None:
+    """Return which rows our own offline store would join, and the features of each; None where it would not join them.
+
+    Parameters
+    ----------
+    feast, repo, refs
+        As for :func:`join`.
+    entities
+        Any entity rows: nothing is read.
+    """
+    from batchrec.features.offline_store import SortedOfflineStoreConfig, views_of
+
+    if not isinstance(feast.config.offline_store, SortedOfflineStoreConfig):
+        return None
+    names = [ref.ref for ref in refs]
+    with feast_call(), own_connection(repo):
+        job = feast.get_historical_features(entities.to_pandas(), names, full_feature_names=True)
+    by_name = {f"{ref.view}__{ref.feature}": ref for ref in refs}
+    views = views_of(job)
+    return None if views is None else [(rows, [by_name[name] for name in rows.features]) for rows in views]
 
 
 def _cast(column: pa.ChunkedArray, ref: FeatureRef) -> pa.ChunkedArray:

@@ -9,7 +9,9 @@ It is Feast's duckdb store but for point-in-time joins over Parquet files, on th
 those are one DuckDB query (:mod:`batchrec.features.asof`), with the range of the keys asked for as a predicate, so that
 DuckDB skips every row group whose statistics lie outside. All else is Feast's own: other sources, other formats,
 on-demand views, the latest values for an online store. Feast imports this module by the name of its class; it imports
-Feast in turn, and nothing else of batchrec imports it.
+Feast in turn.
+
+For a GPU the store is only asked what it would join; :mod:`batchrec.features.frame_join` does the same there.
 """
 
 from __future__ import annotations
@@ -93,6 +95,11 @@ class SortedOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
         return _Join(entity_df, views, feature_refs, full_feature_names, config.offline_store, by_feast)
 
 
+def views_of(job: RetrievalJob) -> Sequence[ViewRows] | None:
+    """Return the rows that a job of :class:`SortedOfflineStore` joins by itself; None for what it left to Feast."""
+    return job.views if isinstance(job, _Join) else None
+
+
 class _Join(RetrievalJob):  # type: ignore[misc]
     """A join that has been asked for and not yet been made."""
 
@@ -103,12 +110,12 @@ class _Join(RetrievalJob):  # type: ignore[misc]
         super().__init__()
         self._time = infer_event_timestamp_from_entity_df(dict(entity_df.dtypes))
         self._entities = _entity_rows(entity_df, self._time)
-        self._views, self._features, self._full_feature_names = views, feature_refs, full_feature_names
+        self.views, self._features, self._full_feature_names = views, feature_refs, full_feature_names
         self._limits = Limits(settings.memory_limit, settings.threads)
         self._by_feast = by_feast
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 - Feast's duckdb has none either
-        return asof_join(self._entities, self._time, self._views, self._limits)
+        return asof_join(self._entities, self._time, self.views, self._limits)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()

@@ -134,7 +134,11 @@ def parquet_files(view: Any, repo: Path) -> list[FeatureFile]:
     stated = stated_path(view)
     if stated is None or not is_parquet(view):
         return []
-    path, endpoint = resolved(repo, stated), _endpoint(view)
+    return files_at(resolved(repo, stated), _endpoint(view))
+
+
+def files_at(path: str, endpoint: str | None) -> list[FeatureFile]:
+    """Return the Parquet files of a source, sorted by path; parameters and errors as for :func:`source_files`."""
     files, root = file_system(path, endpoint)
     found = (file.path for file in source_files(path, endpoint))
     return [FeatureFile(files, name) for name in found if name.endswith(".parquet") or name == root]

@@ -20,7 +20,7 @@ from batchrec.features.connection import feast_call, resolved
 from batchrec.features.dtypes import parse_type
 from batchrec.features.entities import checked_ids, distinct_pairs, timestamps
 from batchrec.features.feast_import import import_feast
-from batchrec.features.join import join
+from batchrec.features.join import join, views_to_join
 from batchrec.features.refs import FeatureRef, JoinKey, brief, check_names, dtype_of, feature_ref, key_of, listed
 from batchrec.features.retry import WAITS
 from batchrec.features.sort import sort_remote, sort_source, why_not_sorted
@@ -38,6 +38,7 @@ from batchrec.schema import EVENT_TIMESTAMP, id_type
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from batchrec.features.asof import ViewRows
     from batchrec.features.online import OnlineView
     from batchrec.features.sources import FeatureFile
 
@@ -201,6 +202,13 @@ class FeatureStore:
             return pa.schema([(ref.feature, parse_type(ref.dtype)) for ref in refs]).empty_table()
         entities = pa.table({key.name: distinct_ids, EVENT_TIMESTAMP: distinct_times})
         return self._join(entities, refs).take(row).combine_chunks()
+
+    def views_to_join(self, refs: Sequence[FeatureRef]) -> list[tuple[ViewRows, list[FeatureRef]]] | None:
+        """Return the rows that :meth:`point_in_time` joins, where batchrec's own offline store joins them."""
+        key = self._shared_key(refs)
+        no_id = pa.array([0], pa.int64()).cast(id_type(parse_type(key.dtype)))
+        entities = pa.table({key.name: no_id, EVENT_TIMESTAMP: timestamps(_EPOCH, 1)})
+        return views_to_join(self._feast, self.repo, entities, refs)
 
     def sort_source(self, view: str) -> tuple[str, ...]:
         """Sort the Parquet files of a view by its join key, then event timestamp, so that joins can skip row groups.

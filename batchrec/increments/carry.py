@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batchrec.increments.previous import Previous
-    from batchrec.pipeline import Users
 
     Int64 = npt.NDArray[np.int64]
 
@@ -39,15 +38,23 @@ class Carried(NamedTuple):
     rows: Int64
     lists: Sampled
 
-    def completed(self, users: Users, compute: Callable[[Users], Sampled]) -> Sampled:
-        """Let the lists of all other users be computed; return those of everybody, (n, k)."""
-        rest = np.setdiff1d(np.arange(len(users.id_hash)), self.rows)
+    def completed(self, users: int, compute: Callable[[Int64 | None], Sampled]) -> Sampled:
+        """Let the lists of all other users be computed; return those of everybody, (n, k).
+
+        Parameters
+        ----------
+        users
+            n.
+        compute
+            Rows of users, (m,) ascending, to their lists; None for all.
+        """
+        rest = np.setdiff1d(np.arange(users), self.rows)
         if not len(self.rows):
-            return compute(users)
+            return compute(None)
         if not len(rest):
             return self.lists
         order = np.argsort(np.concatenate([self.rows, rest]))
-        pairs = zip(self.lists, compute(users.take(rest)), strict=True)
+        pairs = zip(self.lists, compute(rest), strict=True)
         return Sampled(*(np.concatenate(pair)[order] for pair in pairs))
 
 

@@ -16,6 +16,9 @@ N_ITEMS = 300
 """All items of the small world are candidates, so that no list hangs on who comes last among the candidates."""
 
 
+ON_THE_CPU = "features are joined on the CPU"
+
+
 def dense(table, column, k, fill):
     """Lists of a published run as one array (n, k), filled up where they are short."""
     lists = table[column].to_pylist()
@@ -44,11 +47,13 @@ def both_runs(request, world, tmp_path, batchrec):
             for device in ("cpu", "gpu"):
                 said = batchrec(*make(world, tmp_path, device, *more))
                 assert said.code == 0, said.err
+                assert ON_THE_CPU not in said.err
         else:
             for device in ("cpu", "gpu"):
                 process = command(*make(world, tmp_path, device, *more))
                 _, err = process.communicate(timeout=300)
                 assert process.returncode == 0, err
+                assert ON_THE_CPU not in err
         return tmp_path / "cpu", tmp_path / "gpu"
 
     if request.param == "cupy" and (problem := first_problem("--device gpu")):
