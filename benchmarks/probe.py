@@ -17,16 +17,13 @@ import device_floor
 import pyarrow.parquet as pq
 import workload
 
-from batchrec.device_line import put_users
 from batchrec.engine.device import Choice, Device, open_device
-from batchrec.features.inputs import refs_of
 from batchrec.models.precision import Precision
 from batchrec.pipeline import Options, recommend
 from batchrec.resources import resources
 from batchrec.schema import USER_ID
 from batchrec.stages.sample import Sampled
 from batchrec.stopwatch import Stopwatch
-from batchrec.worker import encode_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +61,9 @@ def stages(made: workload.Workload, choice: Choice, n_users: int) -> dict[str, A
     stopwatch = Stopwatch()
     ids = pq.read_table(made.data / "users.parquet")[USER_ID].combine_chunks().sort()[:n_users]
     with stopwatch("read features"):
-        refs = tuple(dict.fromkeys((*refs_of(loaded.user_inputs), loaded.seen)))
-        table = loaded.store.point_in_time(ids, made.as_of, refs)
+        features = loaded.features.read(ids)
     with stopwatch("encode"):
-        users = encode_users(ids, table, loaded)
+        users = loaded.features.encode(ids, features).users
     rounds = [_line(users, loaded) for _ in range(ROUNDS + 1)]
     found["first round"] = sum(rounds[0].values())
     best = {stage: min(seconds[stage] for seconds in rounds[1:]) for stage in rounds[0]}
@@ -76,9 +72,7 @@ def stages(made: workload.Workload, choice: Choice, n_users: int) -> dict[str, A
 
 def _line(users: Users, loaded: Resources) -> dict[str, float]:
     stopwatch = Waiting(loaded.device)
-    with stopwatch("to the device"):
-        there = put_users(users, loaded.device)
-    made = recommend(there, loaded.line, OPTIONS, stopwatch)
+    made = recommend(users, loaded.line, OPTIONS, stopwatch)
     with stopwatch("from the device"):
         Sampled(*map(loaded.device.fetch, made))
     return stopwatch.seconds

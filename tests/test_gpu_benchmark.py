@@ -109,7 +109,7 @@ def test_stages_one_by_one(benchmarks, world, monkeypatch):
     release_resources()
     assert found["users"] == 50
     assert list(found["seconds"]) == [
-        "read features", "encode", "to the device", "query tower", "retrieve and filter", "rank", "sample",
+        "read features", "encode", "query tower", "retrieve and filter", "rank", "sample",
         "from the device",
     ]  # fmt: skip
 
