@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batchrec.engine.device import Choice
 from batchrec.errors import ArtifactError
 from batchrec.resources import release_resources, resources
 
@@ -56,7 +57,7 @@ def test_output_that_cannot_be_written_is_told_of():
 def test_garbage_is_collected_as_before_once_a_run_has_loaded_and_is_over(world):
     release_resources()
     before = gc.get_freeze_count()
-    resources(world.bundle, world.repo, world.cutoff, "cpu")
+    resources(world.bundle, world.repo, world.cutoff, Choice("cpu"))
     assert gc.isenabled()
     assert gc.get_freeze_count() > before  # what is loaded is not looked through again
     release_resources()
@@ -67,7 +68,7 @@ def test_garbage_is_collected_as_before_once_loading_has_failed(world, tmp_path)
     release_resources()
     before = gc.get_freeze_count()
     with pytest.raises(ArtifactError):
-        resources(tmp_path, world.repo, world.cutoff, "cpu")
+        resources(tmp_path, world.repo, world.cutoff, Choice("cpu"))
     assert gc.isenabled()
     release_resources()
     assert gc.get_freeze_count() == before

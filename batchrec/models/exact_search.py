@@ -48,7 +48,7 @@ class ExactSearch:
     Parameters
     ----------
     vectors
-        (N, d) float32, C-contiguous; must not change.
+        (N, d) float32, C-contiguous, N at least 1; must not change.
     """
 
     def __init__(self, vectors: Floats) -> None:
@@ -72,7 +72,7 @@ class ExactSearch:
         places
             (m, depth) int64, -1 past the last vector and where the score is not a number.
         """
-        step = max(FEWEST_QUERIES, SCORES_A_BLOCK // max(len(self._vectors), 1))
+        step = max(FEWEST_QUERIES, SCORES_A_BLOCK // len(self._vectors))
         blocks = [self._search(queries[start : start + step], depth) for start in range(0, len(queries), step)]
         scores, places = zip(*blocks, strict=True)
         return np.concatenate(scores), np.concatenate(places)
@@ -81,8 +81,7 @@ class ExactSearch:
         asked = min(depth, len(self._vectors))
         floors, proposed = self._propose(queries, asked + SPARE)
         scores, places = best_first(multiply(queries, self._vectors, proposed), proposed, depth)
-        worst = scores[:, asked - 1] if asked else np.zeros(len(queries), np.float32)
-        for row in np.flatnonzero(~is_settled(worst, floors, queries, self._error)):
+        for row in np.flatnonzero(~is_settled(scores[:, asked - 1], floors, queries, self._error)):
             every = np.arange(len(self._vectors), dtype=np.int64)[None, :]
             alone = multiply(queries[row : row + 1], self._vectors, every)
             scores[row], places[row] = (found[0] for found in best_first(alone, every, depth))

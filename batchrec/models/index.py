@@ -106,9 +106,8 @@ def build_index(
     """
     _multiply_one_by_one()
     depth = min(recall_at, len(embeddings))
-    flat = _flat(embeddings)
     if len(embeddings) <= flat_up_to:
-        return Tuned(flat, "Flat", 1, 1.0, depth, len(queries))
+        return Tuned(_flat(embeddings), "Flat", 1, 1.0, depth, len(queries))
     ivf = _inverted_file(embeddings)
     asked = queries if len(queries) else _stand_ins(embeddings)
     depths = [min(depth * times, len(embeddings)) for times in DEPTHS_MEASURED]

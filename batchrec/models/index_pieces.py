@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from batchrec.errors import ArtifactError
+from batchrec.models.list_search import list_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,13 +121,8 @@ def _empty_like(ivf: Any, storage: Storage) -> Any:
 def _copy_list(ivf: Any, piece: Any, number: int, positions: range, dtype: type[np.floating[Any]]) -> None:
     import faiss
 
-    lists, size = ivf.invlists, ivf.invlists.list_size(number)
-    if not size:
-        return
-    ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+    vectors, ids = list_of(ivf.invlists, number, ivf.d)
     kept = (ids >= positions.start) & (ids < positions.stop)
-    codes = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size).reshape(size, lists.code_size)
-    stored = np.ascontiguousarray(codes[kept]).view(np.float32).astype(dtype, copy=False)
-    chosen = np.ascontiguousarray(ids[kept])
+    stored, chosen = vectors[kept].astype(dtype), ids[kept]
     if len(chosen):
         piece.invlists.add_entries(number, len(chosen), faiss.swig_ptr(chosen), faiss.swig_ptr(stored.view(np.uint8)))

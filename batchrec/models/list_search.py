@@ -72,7 +72,7 @@ class ListSearch:
     @classmethod
     def of(cls, ivf: Any) -> ListSearch:
         """Copy the lists of an IVF that :meth:`can_search` accepts, from memory."""
-        lists = [_list_of(ivf.invlists, number, ivf.d) for number in range(ivf.nlist)]
+        lists = [list_of(ivf.invlists, number, ivf.d) for number in range(ivf.nlist)]
         bounds = np.cumsum([0, *(len(positions) for _, positions in lists)])
         vectors, positions = (np.concatenate(parts) for parts in zip(*lists, strict=True))
         return cls(ivf.quantizer.reconstruct_n(0, ivf.nlist), vectors, positions, bounds)
@@ -152,7 +152,7 @@ class ListSearch:
         return scores[0], positions[0]
 
 
-def _list_of(lists: Any, number: int, dimension: int) -> tuple[Floats, Integers]:
+def list_of(lists: Any, number: int, dimension: int) -> tuple[Floats, Integers]:
     """Return a copy of a list's vectors, (s, d), and their positions, (s,)."""
     import faiss
 
