@@ -124,6 +124,25 @@ def best_first(positions: Array, *keys: Array) -> Array:
         ``(n, K)`` int64, for ``take_along_axis`` along the last axis.
     """
     xp = array_namespace(positions, *keys)
+    # Falling order by rising order of what is negated; missing candidates, at infinity, are all alike.
+    first = xp.where(positions < 0, math.inf, -keys[0])
+    permutation = xp.argsort(first, axis=-1, stable=False)
+    if positions.shape[1] < 2:
+        return permutation
+    ordered = xp.take_along_axis(first, permutation, axis=-1)
+    is_real = xp.take_along_axis(positions, permutation, axis=-1) >= 0
+    is_tied = xp.any((ordered[:, 1:] == ordered[:, :-1]) & (is_real[:, 1:] | is_real[:, :-1]), axis=1)
+    tied, clear = xp.nonzero(is_tied)[0], xp.nonzero(~is_tied)[0]
+    if tied.shape[0] == 0:
+        return permutation
+    by_all = _by_all_keys(gather(positions, tied), *(gather(key, tied) for key in keys))
+    back = xp.argsort(xp.concat([clear, tied]))
+    return gather(xp.concat([gather(permutation, clear), by_all]), back)
+
+
+def _by_all_keys(positions: Array, *keys: Array) -> Array:
+    """Do as :func:`best_first` says, with a sort for each key: three times the work of one sort by the first."""
+    xp = array_namespace(positions, *keys)
     missing = positions < 0
     # Need not be stable: the items of a row are distinct, and missing candidates are all alike.
     permutation = xp.argsort(xp.where(missing, xp.iinfo(xp.int64).max, positions), axis=-1, stable=False)

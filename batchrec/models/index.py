@@ -7,6 +7,7 @@ search finds.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,8 @@ MOST_VECTORS_A_LIST = 64
 QUERIES_A_BLOCK = 4096
 """Most queries that one thread searches at a time: the more there are, the more of them share a list."""
 
-DEPTHS_MEASURED = (1, 2, 4, 8)
-"""Depths that the lists to probe are measured for, in units of ``recall_at``: retrieval searches at powers of two."""
+DEPTHS_MEASURED = (1, 1.5, 2, 3, 4, 6, 8)
+"""Depths that the lists to probe are measured for, in units of ``recall_at``: those at which retrieval searches."""
 
 STAND_INS = 1000
 """Item embeddings that stand in for queries where there are none."""
@@ -77,7 +78,7 @@ class Tuned:
     queries
         Real queries measured on; 0 where there were none and item embeddings stood in.
     deeper
-        Lists to probe for twice, four and eight times ``recall_at``; empty for ``Flat``.
+        Lists to probe for 1.5, 2, 3, 4, 6 and 8 times ``recall_at``; empty for ``Flat``.
     """
 
     index: Any
@@ -110,7 +111,7 @@ def build_index(
         return Tuned(_flat(embeddings), "Flat", 1, 1.0, depth, len(queries))
     ivf = _inverted_file(embeddings)
     asked = queries if len(queries) else _stand_ins(embeddings)
-    depths = [min(depth * times, len(embeddings)) for times in DEPTHS_MEASURED]
+    depths = [min(math.ceil(depth * times), len(embeddings)) for times in DEPTHS_MEASURED]
     _, exact = ExactSearch(embeddings)(asked, depths[-1])
     by_list = ListSearch.of(ivf)
     tuned = {at: _fewest_lists(by_list, asked, exact[:, :at], target) for at in depths}

@@ -24,6 +24,9 @@ Keep = Callable[[Array, Array], Array]
 HITS_PER_SEARCH = 1 << 21
 """Hits held at a time: bounds memory at some 100 MB where many users must be searched deep."""
 
+STEPS_AN_OCTAVE = 2
+"""Depths from one to its double: the more, the closer to what a row needs and the fewer rows share a search."""
+
 
 class Candidates(NamedTuple):
     """Candidates of n users, best first.
@@ -48,8 +51,8 @@ def retrieve(
     With an exact search the result is exact: no user loses candidates to the filter. A row is first searched as deep
     as its excluded items ask for, and again at double depth until nothing deeper can matter: `width` candidates stay
     and the last of them scores above the last hit (so that no item of equal score is out of sight), or the search has
-    run dry, or the whole catalogue has been seen. Depths are `width` times a power of two, so rows that need the same
-    depth share a search. What a row gets does not depend on the rows around it.
+    run dry, or the whole catalogue has been seen. Depths are `width` times 1, 1.5, 2, 3, 4, 6, 8 and so on, so rows
+    that need about the same depth share a search. What a row gets does not depend on the rows around it.
 
     Parameters
     ----------
@@ -80,16 +83,14 @@ def retrieve(
     first = xp.searchsorted(xp.asarray(depths, dtype=xp.int64, device=device(needed)), needed)
 
     settled: list[tuple[Array, Candidates]] = []
-    open_rows = xp.zeros((0,), dtype=xp.int64, device=device(queries))
+    pending = [[xp.nonzero(first == step)[0]] for step in range(len(depths))]
     for step, depth in enumerate(depths):
-        pending = xp.concat([open_rows, xp.nonzero(first == step)[0]])
-        still_open = [pending[:0]]
-        for part in _parts(pending, depth):
+        deeper = pending[min(step + STEPS_AN_OCTAVE, len(depths) - 1)]
+        for part in _parts(xp.concat(pending[step]), depth):
             found, is_settled = _search(gather(queries, part), part, search, keep, width, depth)
             is_settled = is_settled | (depth >= catalogue_size)
             settled.append((part[is_settled], _select(found, is_settled)))
-            still_open.append(part[~is_settled])
-        open_rows = xp.concat(still_open)
+            deeper.append(part[~is_settled])
     return _in_row_order(settled)
 
 
@@ -103,9 +104,9 @@ def _none(queries: Array, width: int) -> Candidates:
 
 
 def _depths(width: int, catalogue_size: int) -> list[int]:
-    depths = [width]
+    depths = [width, width + (width + 1) // 2]
     while depths[-1] < catalogue_size:
-        depths.append(2 * depths[-1])
+        depths.append(2 * depths[-STEPS_AN_OCTAVE])
     return depths
 
 

@@ -99,7 +99,8 @@ def test_ties_at_the_edge_of_a_search_go_to_the_lowest_position(xp):
         9,
     )
     same(found.positions, [[0, 1]])
-    assert search.calls == [(1, 4), (1, 8), (1, 16)]
+    # Of the depths 2, 3, 4, 6, 8, 12: the first that shows one item more than two, then twice as deep, and twice.
+    assert search.calls == [(1, 3), (1, 6), (1, 12)]
 
 
 def test_rows_of_one_depth_share_a_search_and_start_deep_enough(xp):
@@ -115,8 +116,8 @@ def test_rows_of_one_depth_share_a_search_and_start_deep_enough(xp):
         100,
     )
     same(found.positions, [[99 - gone - place for place in range(4)] for gone in excluded])
-    # Needed: 5 and 8; 9 and 16; 17; 65. None has to go again.
-    assert search.calls == [(2, 8), (2, 16), (1, 32), (1, 128)]
+    # Needed: 5, 8, 9, 16, 17 and 65; of the depths 4, 6, 8, 12, 16, 24 … the next. None has to go again.
+    assert search.calls == [(1, 6), (1, 8), (1, 12), (1, 16), (1, 24), (1, 96)]
 
 
 def test_rows_left_short_by_ineligible_items_go_again(xp):
@@ -131,7 +132,8 @@ def test_rows_left_short_by_ineligible_items_go_again(xp):
         32,
     )
     same(found.positions, [[31, 30], [19, 18]])
-    assert search.calls == [(2, 4), (1, 8), (1, 16)]
+    # The second user's best are the 13th and 14th: a depth of 12 shows none of them, the next double both.
+    assert search.calls == [(2, 3), (1, 6), (1, 12), (1, 24)]
 
 
 def test_a_search_that_runs_dry_is_not_asked_again(xp):
