@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrec.engine import device as devices
-from batchrec.engine.device import Choice
+from batchrec.engine.device import Choice, open_device
 from batchrec.resources import release_resources
 from tests.parity.devices import strict
 from tests.runs import ROOT
@@ -96,6 +96,13 @@ def test_the_floor(benchmarks):
     found = benchmarks.floor.measure(strict(), 32, 1 << 12)
     assert found["flop/s"].keys() == {"fp32", "tf32", "bf16"}
     assert all(rate > 0 for rate in [*found.pop("flop/s").values(), *found.values()])
+
+
+def test_the_floor_of_a_host_is_that_of_all_its_cores(benchmarks, monkeypatch):
+    monkeypatch.setattr(benchmarks.floor.floor, "measure", lambda: {"flop/s": 3e11, "bytes/s": 2e10})
+    found = benchmarks.floor.measure(open_device(Choice("cpu")), 32, 1 << 12)
+    assert found == {"flop/s": {"fp32": 3e11}, "bytes/s": 2e10}
+    assert "20 GB/s copied on the device, read and written." in benchmarks.report._floor({"floor": found})[0]
 
 
 def test_stages_one_by_one(benchmarks, world, monkeypatch):
