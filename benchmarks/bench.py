@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import floor
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import workload
 from report import write_plot, write_table
 
@@ -128,13 +131,23 @@ def measured(command: list[Any]) -> dict[str, float]:
 
 
 def necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:
-    """Count what :func:`floor.necessary` counts, for so many users of a workload."""
+    """Count what :func:`floor.necessary` counts, for the first so many users of a workload by their ids."""
     described = json.loads((made.bundle / "bundle.json").read_text())
     index, items = described["index"], described["catalogue_size"]
     lists = 1 if index["kind"] == "Flat" else int(index["kind"].removeprefix("IVF").split(",")[0])
     read = items if lists == 1 else lists + items * index["nprobe"] / lists
     user_vectors = len(workload.USER_CODES) + bool(workload.USER_DENSE) + 1
-    return floor.necessary(users, read, user_vectors, len(workload.ITEM_CODES) + 2)
+    return floor.necessary(history_lengths(made, users), read, user_vectors, len(workload.ITEM_CODES) + 2)
+
+
+def history_lengths(made: workload.Workload, users: int) -> np.ndarray:
+    """Return (users,) int64: how many places of its history the query tower reads of each, at least 1."""
+    ids = np.sort(pq.read_table(made.data / "users.parquet")["user_id"].to_numpy())[:users]
+    table = pq.read_table(made.data / "item_id_seen.parquet")
+    rows = table.select(["user_id_raw", "event_timestamp"]).to_pandas()
+    rows["length"] = pc.list_value_length(table["item_id_seen"]).to_numpy()
+    latest = rows.sort_values("event_timestamp").groupby("user_id_raw")["length"].last()
+    return latest.reindex(ids, fill_value=0).clip(1, workload.HISTORY).to_numpy(np.int64)
 
 
 if __name__ == "__main__":
