@@ -7,15 +7,17 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from workload import CANDIDATES, DIMENSION, HISTORY
+from workload import CANDIDATES, DIMENSION
 
 from batchrec.models.threads import cores, one_thread_a_call, share_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
 MATRIX, BYTES, REPETITIONS = 1024, 1 << 27, 5
-TOP = (128, 64, 32)
+TOP, HEADS = (128, 64, 32), 2
 
 
 def measure() -> dict[str, float]:
@@ -30,26 +32,30 @@ def measure() -> dict[str, float]:
     }
 
 
-def necessary(users: int, items_read: float, user_vectors: int, item_vectors: int) -> dict[str, dict[str, float]]:
+def necessary(
+    lengths: npt.NDArray[np.int64], items_read: float, user_vectors: int, item_vectors: int
+) -> dict[str, dict[str, float]]:
     """Count the arithmetic that the stages cannot do without, and the bytes they cannot but read, for all users.
 
     Parameters
     ----------
-    users
-        Number of users.
+    lengths
+        (n,): of every user's history, the places with an item. Others are seen by none and need not be computed.
     items_read
         Items that a query is multiplied with.
     user_vectors, item_vectors
         Vectors of each side in the ranker's interaction.
     """
+    users, places = len(lengths), float(lengths.sum())
     pairs, widths = users * CANDIDATES, (user_vectors * item_vectors, *TOP, 1)
     layers = sum(a * b for a, b in pairwise(widths))
-    # Two blocks of attention over the history; of the second, only the last place goes on.
-    projections, attention, feedforward = 4 * DIMENSION**2, 2 * HISTORY * DIMENSION / 2, 4 * DIMENSION**2
-    first = HISTORY * (projections + attention + feedforward)
-    second = HISTORY * projections / 2 + projections / 2 + 2 * HISTORY * DIMENSION + feedforward
+    # Two blocks of attention. In the first every place reads those up to itself; in the second only the last one asks,
+    # by a vector a head, of places that are not projected (docs/decisions/015-tower-algebra.md).
+    one_place = 4 * DIMENSION**2 + 4 * DIMENSION**2
+    first = places * one_place + DIMENSION * float((lengths**2).sum())
+    second = users * one_place + 2 * HEADS * DIMENSION * places
     return {
-        "query tower": {"flop": 2 * users * (first + second), "bytes": 4 * users * HISTORY * DIMENSION},
+        "query tower": {"flop": 2 * (first + second), "bytes": 4 * places * DIMENSION},
         "retrieve and filter": {"flop": 2 * users * items_read * DIMENSION, "bytes": 0},
         "rank": {
             "flop": 2 * pairs * (user_vectors * item_vectors * DIMENSION + layers + DIMENSION),

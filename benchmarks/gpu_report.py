@@ -44,10 +44,15 @@ def _floor(found: dict[str, Any]) -> list[str]:
         return []
     floor = found["floor"]
     rates = ", ".join(f"{rate / 1e12:.3g} Tflop/s in {name}" for name, rate in floor["flop/s"].items())
+    moved = (
+        f"; {floor['bytes/s to it'] / 1e9:.1f} GB/s to it and {floor['bytes/s from it'] / 1e9:.1f} GB/s from it, "
+        "ordinary host memory"
+        if "bytes/s to it" in floor
+        else ""
+    )
     return [
         f"The floor, measured in the same run: matrix products {rates}; {floor['bytes/s'] / 1e9:.0f} GB/s copied on "
-        f"the device, read and written; {floor['bytes/s to it'] / 1e9:.1f} GB/s to it and "
-        f"{floor['bytes/s from it'] / 1e9:.1f} GB/s from it, ordinary host memory.",
+        f"the device, read and written{moved}.",
         "",
     ]
 

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+ONE_AT_A_TIME = {
+    "tuned": "one user at a time, tuned, features in memory",
+    "as the script": "one user at a time, Feast's online store and `predict`",
+}
 STAGES = ("read features", "encode", "query tower", "retrieve and filter", "rank", "sample", "write")
 COLOURS = ("#4e79a7", "#a0cbe8", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#9c755f")
 
@@ -69,7 +73,6 @@ def _floor_share(found: dict[str, Any], stage: str, seconds: float) -> str:
 
 def _ratios(found: dict[str, Any]) -> list[str]:
     ours, script, beside = found["batchrec"], found["script"], found["side by side"]
-    one = found["one at a time"]["seconds a user"]
     pair, query = beside["ranking"]["microseconds a pair"], beside["retrieval"]["microseconds a query"]
     predict = min((way for name, way in pair.items() if name.startswith("predict")), key=lambda way: way["median"])
     compute, loaded = ours["seconds"]["compute"], _without_loading(script)
@@ -83,8 +86,7 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         f"| the script, models loaded | {loaded / compute:.1f} | {loaded:.1f} s and {compute:.1f} s |",
         f"| the script's peak memory | {script['peak bytes'] / ours['peak bytes']:.1f} | "
         f"{script['peak bytes'] / 2**30:.2f} GiB and {ours['peak bytes'] / 2**30:.2f} GiB |",
-        f"| one user at a time | {one * found['users'] / compute:.0f} | {one * 1e3:.1f} ms a user over "
-        f"{found['one at a time']['users']} users, without an online store |",
+        *(_one_at_a_time(found, way, called) for way, called in ONE_AT_A_TIME.items()),
         f"| `model.predict`, by algebra | {predict['median'] / pair['algebra']['median']:.1f} | "
         f"{predict['median']:.2f} and {pair['algebra']['median']:.2f} µs a pair, medians, in turns |",
         f"| `model.predict`, general unroll | {predict['median'] / pair['general unroll']['median']:.1f} | "
@@ -99,6 +101,18 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         "",
         f"Scores by algebra differ from Keras' by at most {beside['ranking']['largest difference from Keras']:.1e}.",
     ]
+
+
+def _one_at_a_time(found: dict[str, Any], way: str, called: str) -> str:
+    one, compute = found["one at a time"][way], found["batchrec"]["seconds"]["compute"]
+    seconds, parts = one["seconds a user"], one["parts"]
+    spent = ", ".join(
+        f"{part} {parts[part] * 1e3:.1f}" for part in ("read", "query tower", "retrieve and filter", "rank")
+    )
+    return (
+        f"| {called} | {seconds * found['users'] / compute:.0f} | {seconds * 1e3:.1f} ms a user over {one['users']} "
+        f"users, of which {spent} |"
+    )
 
 
 def _peer(name: str, peer: dict[str, Any], ours: float) -> str:

@@ -81,15 +81,19 @@ def make(folder: Path, size: Size, seed: int = 1) -> Workload:
     users, items = str(size.users), str(size.items)
     script = [sys.executable, ROOT / "jobs/demo_data.py", "--users", users, "--items", items, "--seed", str(seed)]
     subprocess.run([*script, "--output", made.data], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our script
-    made.repo.mkdir(parents=True, exist_ok=True)
-    for name in ("definitions.py", "feature_store.yaml"):
-        (made.repo / name).write_text((ROOT / "feature_repo" / name).read_text())
-    (made.repo / "data").mkdir(exist_ok=True)
-    environment = os.environ | {"BATCHREC_FEATURE_DATA": str(made.data)}
-    feast = [Path(sys.executable).parent / "feast", "-c", made.repo, "apply"]
-    subprocess.run(feast, check=True, env=environment, capture_output=True)  # noqa: S603 - Feast itself
+    apply(made.repo, made.data)
     _make_bundle(made, seed)
     return made
+
+
+def apply(repo: Path, data: Path) -> None:
+    """Make a feature repository in a folder, over feature files in another, and apply it."""
+    (repo / "data").mkdir(parents=True, exist_ok=True)
+    for name in ("definitions.py", "feature_store.yaml"):
+        (repo / name).write_text((ROOT / "feature_repo" / name).read_text())
+    environment = os.environ | {"BATCHREC_FEATURE_DATA": str(data)}
+    feast = [Path(sys.executable).parent / "feast", "-c", repo, "apply"]
+    subprocess.run(feast, check=True, env=environment, capture_output=True)  # noqa: S603 - Feast itself
 
 
 def _make_bundle(made: Workload, seed: int) -> None:

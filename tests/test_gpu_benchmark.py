@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrec.engine import device as devices
-from batchrec.engine.device import Choice
+from batchrec.engine.device import Choice, open_device
 from batchrec.resources import release_resources
 from tests.parity.devices import strict
 from tests.runs import ROOT
@@ -23,6 +23,7 @@ def benchmarks():
     """The modules of the benchmark, which is no package."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
+        import bench
         import device_floor
         import gpu
         import gpu_report
@@ -30,7 +31,7 @@ def benchmarks():
         import probe
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
-    return SimpleNamespace(floor=device_floor, gpu=gpu, report=gpu_report, lists=lists, probe=probe)
+    return SimpleNamespace(bench=bench, floor=device_floor, gpu=gpu, report=gpu_report, lists=lists, probe=probe)
 
 
 def written(folder, *parts):
@@ -96,6 +97,30 @@ def test_the_floor(benchmarks):
     found = benchmarks.floor.measure(strict(), 32, 1 << 12)
     assert found["flop/s"].keys() == {"fp32", "tf32", "bf16"}
     assert all(rate > 0 for rate in [*found.pop("flop/s").values(), *found.values()])
+
+
+def test_the_floor_of_a_host_is_that_of_all_its_cores(benchmarks, monkeypatch):
+    monkeypatch.setattr(benchmarks.floor.floor, "measure", lambda: {"flop/s": 3e11, "bytes/s": 2e10})
+    found = benchmarks.floor.measure(open_device(Choice("cpu")), 32, 1 << 12)
+    assert found == {"flop/s": {"fp32": 3e11}, "bytes/s": 2e10}
+    assert "20 GB/s copied on the device, read and written." in benchmarks.report._floor({"floor": found})[0]
+
+
+def test_arithmetic_is_counted_for_the_items_a_history_holds(benchmarks, tmp_path):
+    pq.write_table(pa.table({"user_id": [9, 3, 5, 7]}), tmp_path / "users.parquet")
+    seen = {
+        "user_id_raw": [3, 3, 7, 9],
+        "item_id_seen": [[1] * 4, [1] * 2, [1] * 80, [1] * 6],
+        "event_timestamp": [datetime(2026, 1, day, tzinfo=UTC) for day in (2, 1, 1, 1)],
+    }
+    pq.write_table(pa.table(seen), tmp_path / "item_id_seen.parquet")
+    lengths = benchmarks.bench.history_lengths(SimpleNamespace(data=tmp_path), 3)
+    assert lengths.tolist() == [4, 1, 50]
+    counted = [
+        benchmarks.bench.floor.necessary(np.array(some), 10, 13, 6)["query tower"]["flop"]
+        for some in ([4, 1, 50], [4], [1], [50])
+    ]
+    assert counted[0] == sum(counted[1:])
 
 
 def test_stages_one_by_one(benchmarks, world, monkeypatch):
