@@ -45,7 +45,7 @@ VECTORS_A_LIST = 39
 MOST_VECTORS_A_LIST = 64
 """Training vectors a centroid, of those there are, that k-means looks at."""
 
-QUERIES_A_BLOCK = 4096
+QUERIES_A_BLOCK = 2048
 """Most queries that one thread searches at a time: the more there are, the more of them share a list."""
 
 DEPTHS_MEASURED = (1, 1.5, 2, 3, 4, 6, 8)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[np.generic]]
 
-PAIRS_A_BLOCK = 1024
+PAIRS_A_BLOCK = 2048
 """Pairs in work at a time in one thread, about; what a block needs stays in a core's own cache."""
 
-USERS_A_PIECE = 128
+USERS_A_PIECE = 256
 """Users whose own part is computed at once; it takes some hundred calls of NumPy, however few they are."""
 
 SMALL_PRODUCT = 100**3

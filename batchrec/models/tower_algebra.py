@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
     Inputs = Mapping[str, npt.NDArray[np.generic]]
 
-NUMBERS_A_BLOCK = 200_000
+NUMBERS_A_BLOCK = 400_000
 """Numbers in the largest array of a block of users, about: enough that calling NumPy costs little, few enough for the
 cache."""
 
-USERS_A_BLOCK = 256
+USERS_A_BLOCK = 512
 """Most users in work at a time in one thread."""
 
 

@@ -1,0 +1,136 @@
+"""Lists of vectors cut into tiles, and the products of many queries with the tiles that each of them asks for.
+
+Queries that ask for one tile are multiplied with it together, and tiles that as many queries ask for are multiplied in
+one call. So there are some dozens of calls, however many tiles there are: each runs for long without Python, and
+several threads do not wait for each other's interpreter (docs/decisions/017-search-by-list.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+    Integers = npt.NDArray[np.int64]
+
+TILE = 64
+"""Vectors of a tile, all of one list: few enough that the last tile of a list wastes little, a multiple of the numbers
+in a vector register."""
+
+QUERIES_A_PRODUCT = 128
+"""Most queries multiplied with a tile at once."""
+
+QUERIES_APART = 16
+"""Products are made for a multiple of so many queries, the last of which stands in for those that are missing: tiles
+with about as many queries share a call."""
+
+ROWS_A_CALL = 8192
+"""Queries of all products of a call, one for each product that it takes part in."""
+
+
+class Tiles:
+    """Vectors that can be multiplied by tile.
+
+    Parameters
+    ----------
+    vectors
+        (N, d) float32: those of the first list, then those of the second and so on.
+    bounds
+        (L + 1,) int64: list ``l`` holds vectors ``bounds[l]`` to ``bounds[l + 1]``.
+
+    Attributes
+    ----------
+    starts
+        (T,) int64: the first vector of each tile.
+    """
+
+    def __init__(self, vectors: Floats, bounds: Integers) -> None:
+        of_list = -(-np.diff(bounds) // TILE)
+        self._first = np.concatenate([[0], np.cumsum(of_list)])
+        self.starts = np.repeat(bounds[:-1], of_list) + counted_up(of_list) * TILE
+        stops = np.minimum(self.starts + TILE, np.repeat(bounds[1:], of_list))
+        dimension = vectors.shape[1]
+        # Vectors as columns: BLAS takes up to three times as long over the transpose. The last row, which every query
+        # multiplies with 1, takes the columns without a vector out.
+        self._columns = np.zeros((len(self.starts), dimension + 1, TILE), np.float32)
+        for columns, start, stop in zip(self._columns, self.starts, stops, strict=True):
+            columns[:dimension, : stop - start] = vectors[start:stop].T
+            columns[dimension, stop - start :] = -np.inf
+        # NumPy sorts 16-bit numbers by their digits, in a third of the time.
+        self._number = np.uint16 if len(self.starts) < 1 << 16 else np.int32
+
+    def count(self, lists: Integers) -> Integers:
+        """Return how many tiles each list has; place -1, of a query that is not a number, stands for no list."""
+        count: Integers = np.concatenate([np.diff(self._first), [0]])[lists]
+        return count
+
+    def multiply(self, queries: Floats, lists: Integers) -> tuple[Integers, Floats]:
+        """Multiply each query with all vectors of its lists.
+
+        Parameters
+        ----------
+        queries
+            (m, d) float32.
+        lists
+            (m, p) int64: the lists that each query asks for, -1 for none.
+
+        Returns
+        -------
+        tile_of
+            (m, W) int64: the tile in each of a query's slots; any where there is none.
+        scores
+            (m, W · :data:`TILE`) float32, those of one slot after the other, -inf where there is no vector.
+        """
+        counts = self.count(lists)
+        per_query = counts.sum(axis=1)
+        m, width = len(queries), int(per_query.max(initial=0))
+        row = np.repeat(np.arange(m), per_query)
+        slot = row * width + counted_up(per_query)
+        counts = counts.reshape(-1)
+        tile = np.repeat(self._first[lists].reshape(-1), counts) + counted_up(counts)
+        tile_of = np.zeros(m * width, np.int64)
+        tile_of[slot] = tile
+        scores = np.empty((m * width, TILE), np.float32)
+        scores[np.flatnonzero(np.arange(width) >= per_query[:, None])] = -np.inf
+        order = np.argsort(tile.astype(self._number), kind="stable")
+        row, slot = row.take(order), slot.take(order)
+        ones = np.ones((m, 1), np.float32)
+        queries = np.concatenate([queries, ones], axis=1)
+        for tiles, pairs in _calls(np.bincount(tile, minlength=len(self.starts))):
+            products = np.matmul(queries.take(row.take(pairs), axis=0), self._columns.take(tiles, axis=0))
+            scores[slot.take(pairs.reshape(-1))] = products.reshape(-1, TILE)
+        return tile_of.reshape(m, width), scores.reshape(m, width * TILE)
+
+
+def _calls(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
+    """Lay out products of the pairs of queries and tiles, which lie ordered by tile, `counts` (T,) of each.
+
+    Yields
+    ------
+    tiles
+        (b,) int64.
+    pairs
+        (b, q) int64: pairs with each of these tiles; the last pair of a product may come several times.
+    """
+    products = -(-counts // QUERIES_A_PRODUCT)
+    tiles = np.repeat(np.arange(len(counts)), products)
+    ends = np.cumsum(counts)
+    begins = (ends - counts)[tiles] + counted_up(products) * QUERIES_A_PRODUCT
+    lasts = np.minimum(begins + QUERIES_A_PRODUCT, ends[tiles]) - 1
+    queries = -(-(lasts + 1 - begins) // QUERIES_APART) * QUERIES_APART
+    for q in range(QUERIES_APART, QUERIES_A_PRODUCT + 1, QUERIES_APART):
+        alike = np.flatnonzero(queries == q)
+        for start in range(0, len(alike), ROWS_A_CALL // q):
+            chosen = alike[start : start + ROWS_A_CALL // q]
+            yield tiles[chosen], np.minimum(begins[chosen, None] + np.arange(q), lasts[chosen, None])
+
+
+def counted_up(counts: Integers) -> Integers:
+    """Return 0, 1, … up to each count, one after the other: ``[2, 0, 3]`` gives ``[0, 1, 0, 1, 2]``."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
