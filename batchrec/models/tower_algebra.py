@@ -41,6 +41,9 @@ NUMBERS_A_BLOCK = 400_000
 """Numbers in the largest array of a block of users, about: enough that calling NumPy costs little, few enough for the
 cache."""
 
+NUMBERS_A_GELU = 1 << 16
+"""Numbers that GELU goes through, some twenty times, before it takes the next: they stay in a core's own cache."""
+
 USERS_A_BLOCK = 512
 """Most users in work at a time in one thread."""
 
@@ -248,10 +251,17 @@ _ERFC_SCALE = np.float32(0.3275911 / np.sqrt(2.0))
 
 
 def _gelu(x: Floats) -> None:
-    """Replace every x by x·Φ(x), Φ the standard normal distribution's.
+    """Replace every x by x·Φ(x), Φ the standard normal distribution's; x C-contiguous."""
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, NUMBERS_A_GELU):
+        _gelu_of_piece(flat[start : start + NUMBERS_A_GELU])
 
-    As max(x, 0) - |x| · erfc(|x|/√2) / 2, with erfc by 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical
-    Functions" (1964), whose error is below 1.5e-7.
+
+def _gelu_of_piece(x: Floats) -> None:
+    """Compute x·Φ(x) in place as max(x, 0) - |x| · erfc(|x|/√2) / 2.
+
+    With erfc by 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical Functions" (1964), whose error is below
+    1.5e-7.
     """
     size = np.abs(x)
     t = size * _ERFC_SCALE
