@@ -34,6 +34,15 @@ HERE = Path(__file__).parent
 LIBRARIES = ("numpy", "tensorflow-cpu", "keras", "faiss-cpu", "feast", "duckdb", "pyarrow", "dask", "pandas")
 REQUESTS = {"tuned": 200, "as the script": 100}
 """Users who are answered one at a time, by the way to do it."""
+LAUNCHER = """
+import json, os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet), 0)
+print(json.dumps({"processor": usage.ru_utime + usage.ru_stime, "peak bytes": usage.ru_maxrss * 1024}))
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+"""Starts a command and says what it used. Linux counts the memory of the process that starts another one towards that
+one's peak, so it must be a small one."""
 PEERS = ("implicit", "rectools")
 PEERS_PYTHON = HERE.parent / ".venv-peers" / "bin" / "python"
 """Their environment, which `make bench` makes; without it they are left out."""
@@ -120,14 +129,17 @@ def measured(command: list[Any]) -> dict[str, float]:
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(  # noqa: S603 - this folder's scripts
-            command, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, stdout=subprocess.DEVNULL, stderr=said
+            [sys.executable, "-c", LAUNCHER, *map(str, command)],
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
+        usage, _ = process.communicate()
+        if process.returncode:
             said.seek(0)
             raise SystemExit(f"failed: {' '.join(map(str, command))}\n{said.read()[-2000:]}")
-    wall = time.perf_counter() - start
-    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "peak bytes": usage.ru_maxrss * 1024}
+    return {"wall": time.perf_counter() - start} | json.loads(usage)
 
 
 def necessary(made: workload.Workload, users: int) -> dict[str, dict[str, float]]:
