@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_FOLDER = {errno.EEXIST, errno.ENOTDIR}
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -74,6 +75,8 @@ def sink_error(path: Path, error: OSError) -> SinkError:
         return SinkError(problem, f"free space on the file system of {path.parent} and run again")
     if error.errno in _NO_PERMISSION:
         return SinkError(problem, f"make {path.parent} writable for this user, or choose another folder")
+    if error.errno in _NO_FOLDER:
+        return SinkError(problem, f"a file stands where a folder is needed: take {path} away, or choose another folder")
     return SinkError(problem, f"check that {path.parent} is a folder on a working disk, or choose another folder")
 
 
