@@ -263,7 +263,7 @@ def test_mode_follows_the_umask(tmp_path, table):
 
 def test_folder_that_is_a_file(tmp_path, table):
     (tmp_path / "none").touch()
-    with pytest.raises(SinkError, match=r"cannot write \S+/none .*: check that "):
+    with pytest.raises(SinkError, match=r"cannot write \S+/none .*: a file stands where a folder is needed: "):
         write_part(table, LocalStorage(tmp_path / "none"), part_name(0))
 
 
