@@ -91,11 +91,14 @@ class Made:
         Failed ones, by number.
     left_over
         Numbers of those that there was no time for.
+    new_users
+        Users of the partitions that this attempt computed; the rest was finished before.
     """
 
     entries: Mapping[int, JournalEntry]
     failed: Mapping[int, Outcome]
     left_over: Sequence[int] = ()
+    new_users: int = 0
 
 
 def make_parts(
@@ -135,7 +138,7 @@ def make_parts(
     say(plan, event="begun", users=left, partitions=len(numbers), finished=len(entries))
     if not missing:
         return Made(entries, {})
-    failed = {}
+    failed, new_users = {}, 0
     attempt = replace(work, attempt=secrets.token_hex(8))
     schedule = None if reserve is None else _schedule(work, missing, reserve)
     with (
@@ -172,11 +175,12 @@ def make_parts(
                     rows=outcome.part.rows,
                     bytes=outcome.part.bytes,
                 )
+            new_users += outcome.users
             progress.advance(outcome.users)
         left_over = [] if schedule is None else schedule.left_over()
         if left_over:
             _give_up(client, attempt)
-    return Made(entries, failed, left_over)
+    return Made(entries, failed, left_over, new_users)
 
 
 def _schedule(work: Work, missing: Sequence[int], reserve: Reserve) -> Schedule:

@@ -86,6 +86,7 @@ class _Finished:
     reserve: Reserve | None
     list_inputs: dict[str, Any]
     increment: Increment | None
+    new_users: int
 
 
 def run(config: JobConfig) -> RunSummary:
@@ -112,7 +113,7 @@ def run(config: JobConfig) -> RunSummary:
             lineage.complete(manifest, lambda: _sources(config))
     ended = time.monotonic()
     kept = None if manifest.deadline is None else told(deadline, manifest.deadline, ended)
-    return _summary(folder, manifest, ended - started, stopwatch.seconds["compute"], kept)
+    return _summary(folder, manifest, ended - started, finished.new_users / stopwatch.seconds["compute"], kept)
 
 
 def _finish(
@@ -160,7 +161,7 @@ def _finish(
                 increment = write_changes(folder.storage, records, previous, carried, users.distinct_users - carried)
         written = {record.name for part in parts for record in (part.record, part.digests) if record is not None}
         folder.keep_parts(written | {record.name for record in (increment.records if increment else ())})
-    return _Finished(users, parts, suppression, fingerprints, reserve, list_inputs, increment)
+    return _Finished(users, parts, suppression, fingerprints, reserve, list_inputs, increment, made.new_users)
 
 
 def _publish(config: JobConfig, folder: RunFolder, finished: _Finished, held: Held, stopwatch: Stopwatch) -> Manifest:
@@ -330,7 +331,7 @@ def schema_of(summary: UsersSummary, loaded: Resources, config: JobConfig) -> pa
 
 
 def _summary(
-    folder: RunFolder, manifest: Manifest, seconds: float, computing: float, deadline: dict[str, Any] | None
+    folder: RunFolder, manifest: Manifest, seconds: float, users_per_second: float, deadline: dict[str, Any] | None
 ) -> RunSummary:
     accounting = manifest.accounting
     return RunSummary(
@@ -345,7 +346,7 @@ def _summary(
         parts=len(manifest.parts),
         verified=manifest.verification is not None,
         seconds=round(seconds, 2),
-        users_per_second=round(accounting.distinct_users / computing, 1),
+        users_per_second=round(users_per_second, 1),
         deadline=deadline,
         since=None if manifest.increment is None else manifest.increment.figures(),
     )

@@ -71,6 +71,9 @@ def test_a_run_that_goes_on(stopped_and_resumed):
         "published",
     ]
     assert lines[-1]["users"] == 1000
+    manifest = json.loads((stopped_and_resumed.lineage.parent / "out" / "night" / "_manifest.json").read_text())
+    made_now = lines[-1]["users_per_second"] * manifest["seconds"]["compute"]
+    assert made_now == pytest.approx(1000 - 40 * len(finished), rel=0.01)
 
 
 def test_a_failing_run_tells_its_exit_code_last(world, batchrec, tmp_path):

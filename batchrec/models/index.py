@@ -111,7 +111,7 @@ def build_index(
         return Tuned(_flat(embeddings), "Flat", 1, 1.0, depth, len(queries))
     ivf = _inverted_file(embeddings)
     asked = queries if len(queries) else _stand_ins(embeddings)
-    depths = [min(math.ceil(depth * times), len(embeddings)) for times in DEPTHS_MEASURED]
+    depths = sorted({min(math.ceil(depth * times), len(embeddings)) for times in DEPTHS_MEASURED})
     _, exact = ExactSearch(embeddings)(asked, depths[-1])
     by_list = ListSearch.of(ivf)
     tuned = {at: _fewest_lists(by_list, asked, exact[:, :at], target) for at in depths}
