@@ -1,6 +1,7 @@
 """Models and index over device arrays: what they give on the host, whatever the batches."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import faiss
@@ -264,16 +265,20 @@ def small_inputs(n):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A tower and a ranker of pairs, each with the files it is saved in: for Keras, and for TensorFlow."""
+    """A tower and a ranker of pairs, each with the files it is saved in: for Keras, and for TensorFlow if it is here."""
     folder, made = tmp_path_factory.mktemp("models"), {}
     for name, outputs in {"tower": 5, "ranker": 1}.items():
         made[name] = small_model(outputs)
         made[name].save(folder / f"{name}.keras")
-        made[name].export(folder / name, verbose=False)
+        if find_spec("tensorflow"):
+            made[name].export(folder / name, verbose=False)
     return folder, made
 
 
-@pytest.mark.parametrize("suffix", [".keras", ""])
+SAVED_MODEL = pytest.param("", marks=pytest.mark.skipif(not find_spec("tensorflow"), reason="TensorFlow is not here"))
+
+
+@pytest.mark.parametrize("suffix", [".keras", SAVED_MODEL])
 class TestKeras:
     def test_a_tower_over_any_number_of_users(self, models, device, suffix, monkeypatch):
         monkeypatch.setattr(device_models, "USERS_A_BATCH", 32)
@@ -345,6 +350,7 @@ class TestBfloat16:
         assert len(np.unique(rounded)) == len(np.unique(exact))
         assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
 
+    @pytest.mark.skipif(not find_spec("tensorflow"), reason="TensorFlow is not here")
     def test_a_saved_model_cannot(self, models):
         with pytest.raises(ArtifactError, match="is a SavedModel, which cannot compute in bf16: save it with"):
             in_precision(load_model(models[0] / "tower", {"history", "age"}), "bf16")
