@@ -140,6 +140,14 @@ def best_first(positions: Array, *keys: Array) -> Array:
     return gather(xp.concat([gather(permutation, clear), by_all]), back)
 
 
+def best_of(scores: Array, positions: Array, depth: int) -> tuple[Array, Array]:
+    """Return the best `depth` of each row's hits (m, k), in any order, by score, then by position."""
+    xp = array_namespace(scores)
+    positions = xp.where(xp.isnan(scores), MISSING, positions)
+    order = best_first(positions, masked_scores(scores, positions))[:, :depth]
+    return xp.take_along_axis(scores, order, axis=1), xp.take_along_axis(positions, order, axis=1)
+
+
 def _by_all_keys(positions: Array, *keys: Array) -> Array:
     """Do as :func:`best_first` says, with a sort for each key: three times the work of one sort by the first."""
     xp = array_namespace(positions, *keys)

@@ -69,7 +69,7 @@ def device_line(
 
     return Line(
         query_tower=DeviceTower(on_device(in_precision(tower_model, precision)), dimension),
-        search=DeviceIndex(index, described.probes, device.placement, vectors),
+        search=DeviceIndex(index, described.probes, device.placement, device.put, vectors),
         score_pairs=device_pair_scorer(on_device(in_precision(ranker_model, "fp32" if ranking else precision))),
         query_name=ranker.query_embedding,
         item_inputs=item_inputs,

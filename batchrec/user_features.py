@@ -135,9 +135,10 @@ class DeviceFeatures:
     def encode(self, ids: pa.Array, features: Mapping[FeatureRef, UserFeature]) -> Encoded:
         """Encode on the device."""
         described = self.bundle.format
+        query, ranker = self.encoder.inputs(features, described.query_tower.inputs, described.ranker.user_inputs)
         users = Users(
-            query_inputs=self.encoder.inputs(features, described.query_tower.inputs),
-            ranker_inputs=self.encoder.inputs(features, described.ranker.user_inputs),
+            query_inputs=query,
+            ranker_inputs=ranker,
             seen=self.encoder.seen(features[seen_ref(self.bundle)]),
             id_hash=self.device.put(id_hash(ids)),
         )

@@ -69,7 +69,8 @@ class CommandLine:
 def command(*args: object, **options: Any) -> subprocess.Popen[str]:
     """Start ``batchrec`` as a process of its own; the command line begins with the option `before`, if there is one."""
     before = options.pop("before", [])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, **options.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(
         [*before, sys.executable, "-m", "batchrec", *map(str, args)], env=environment, text=True, **(pipes | options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import CUDA, is_elsewhere
 from batchrec.engine.cudf_frames import cudf_frames
+from batchrec.engine.gpu_memory import use_a_pool
 from batchrec.engine.inventory import first_problem
 from batchrec.errors import ConfigError
 from batchrec.frames import pandas_frames
@@ -165,6 +166,7 @@ def _gpu(choice: Choice) -> Device:
         for number in range(choice.index_gpus):
             cupy.cuda.Device(number).synchronize()
 
+    use_a_pool()
     gpu.use_gpu(choice.precision)
     placement = Placement(
         lambda index, number: gpu.index_to_gpu(index, number, choice.index_storage),

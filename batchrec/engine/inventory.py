@@ -154,8 +154,8 @@ _LOOKS: tuple[tuple[str, Need, Callable[[], str]], ...] = (
     ("NVIDIA driver", "--device gpu", _driver),
     ("CuPy", "--device gpu", _cupy),
     ("cuDF", "--device gpu", _cudf),
+    ("RMM", "--device gpu", _rmm),
     ("Faiss on a GPU", "--device gpu", _faiss_on_gpu),
     ("Keras on a GPU", "--device gpu", _keras_on_gpu),
     ("dask-cuda", "--cluster cuda", _dask_cuda),
-    ("RMM", "--cluster cuda", _rmm),
 )

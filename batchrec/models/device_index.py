@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import MISSING, Array, best_first, gather, masked_scores, pad_columns, whole_batches
-from batchrec.models.index_pieces import placed
+from batchrec.arrays import MISSING, Array, best_of, gather, masked_scores, pad_columns, whole_batches
+from batchrec.models.device_list_search import QUERIES_A_BLOCK, DeviceListSearch
+from batchrec.models.index_pieces import Piece, placed
+from batchrec.models.list_search import ListSearch
 from batchrec.models.tensors import address
 from batchrec.models.threads import turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrec.models.index_pieces import Piece, Placement
+    from batchrec.models.device_list_search import Put
+    from batchrec.models.index_pieces import Placement
     from batchrec.models.probes import Probes
 
-QUERIES_A_SEARCH = 1024
+QUERIES_A_SEARCH = 4096
 """Queries a search, the last one filled up: Faiss chooses its kernels by this number."""
 
 DEEPEST = 2048
@@ -31,8 +34,9 @@ NUMBERS_AT_A_TIME = 1 << 26
 class DeviceIndex:
     """An index as retrieval uses it: every row best first, and as deep as the catalogue allows.
 
-    Searches beyond :data:`DEEPEST`, which few users need, multiply with every item instead and are exact. Pieces on
-    several GPUs are searched each to the full depth, and their hits are merged by score, then by position.
+    An uncompressed inverted file on one GPU is searched list by list, everything else by Faiss. Searches beyond
+    :data:`DEEPEST`, which few users need, multiply with every item instead and are exact. Pieces on several GPUs are
+    searched each to the full depth, and their hits are merged by score, then by position.
 
     Parameters
     ----------
@@ -42,12 +46,23 @@ class DeviceIndex:
         Lists of an IVF to probe.
     placement
         How the index is held on the device. Hits of vectors stored in float16 get scores computed anew in float32.
+    put
+        Copies an array of NumPy to the device.
     vectors
         Gives the item embeddings (N, d) float32 on the device, when they are needed.
     """
 
-    def __init__(self, index: Any, probes: Probes, placement: Placement, vectors: Callable[[], Array]) -> None:
-        self._pieces, self._size = placed(index, placement), index.ntotal
+    def __init__(
+        self, index: Any, probes: Probes, placement: Placement, put: Put, vectors: Callable[[], Array]
+    ) -> None:
+        self._by_list: DeviceListSearch | None = None
+        if placement.gpus == 1 and placement.storage == "fp32" and ListSearch.can_search(index):
+            # Of the index itself, Faiss searches the centres of lists alone.
+            self._pieces = [Piece(placement.place(centres_of(index), 0), 0)]
+            self._by_list = DeviceListSearch(index, self._nearest, put)
+        else:
+            self._pieces = placed(index, placement)
+        self._size = index.ntotal
         self._wait, self._is_rounded, self._vectors = placement.wait, placement.storage != "fp32", vectors
         self._lists, self._probes = getattr(index, "nlist", 0), probes
 
@@ -94,14 +109,22 @@ class DeviceIndex:
 
     def _probe(self, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:
         if max(depth, nprobe) > DEEPEST:
-            return self._in_batches(queries, NUMBERS_AT_A_TIME // self._size, lambda some: self._multiply(some, depth))
+            size = min(NUMBERS_AT_A_TIME // self._size, QUERIES_A_SEARCH)
+            return self._in_batches(queries, size, lambda some: self._multiply(some, depth))
+        if self._by_list is not None:
+            return self._by_list(queries, depth, nprobe)
         return self._in_batches(queries, QUERIES_A_SEARCH, lambda some: self._search(some, depth, nprobe))
+
+    def _nearest(self, queries: Array, nprobe: int) -> Array:
+        """Return the lists nearest to each query."""
+        _, lists = self._in_batches(queries, QUERIES_A_BLOCK, lambda some: self._search(some, nprobe, 0))
+        return lists
 
     def _in_batches(
         self, queries: Array, size: int, search: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
         xp = array_namespace(queries)
-        batches = whole_batches(queries.shape[0], min(max(1, size), QUERIES_A_SEARCH), queries)
+        batches = whole_batches(queries.shape[0], max(1, size), queries)
         found = [search(gather(queries, batch)) for batch in batches]
         scores, positions = (xp.concat(parts)[: queries.shape[0], :] for parts in zip(*found, strict=True))
         return scores, positions
@@ -148,12 +171,13 @@ class DeviceIndex:
         return scores, xp.where(scores == -math.inf, MISSING, xp.astype(order, xp.int64))
 
 
-def best_of(scores: Array, positions: Array, depth: int) -> tuple[Array, Array]:
-    """Return the best `depth` of each row's hits (m, k), in any order, by score, then by position."""
-    xp = array_namespace(scores)
-    positions = xp.where(xp.isnan(scores), MISSING, positions)
-    order = best_first(positions, masked_scores(scores, positions))[:, :depth]
-    return xp.take_along_axis(scores, order, axis=1), xp.take_along_axis(positions, order, axis=1)
+def centres_of(ivf: Any) -> Any:
+    """Return a flat Faiss index of the centres of an IVF's lists."""
+    import faiss
+
+    flat = faiss.IndexFlatIP(ivf.d)
+    flat.add(ivf.quantizer.reconstruct_n(0, ivf.nlist))
+    return flat
 
 
 def search_piece(piece: Piece, queries: Array, depth: int, nprobe: int) -> tuple[Array, Array]:

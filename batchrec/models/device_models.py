@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchrec.arrays import Array
     from batchrec.models.tensors import Arrays, DeviceFunction
 
-USERS_A_BATCH = 2048
+USERS_A_BATCH = 8192
 """Users a call of the query tower: a GPU is idle during small ones, and every partition computes whole batches."""
 
 

@@ -53,21 +53,19 @@ class ListSearch:
         self._tiles = Tiles(vectors, bounds)
 
     @staticmethod
-    def can_search(ivf: Any) -> bool:
-        """Tell whether an IVF of Faiss is searched here: uncompressed, its lists chosen among all by inner product."""
+    def can_search(index: Any) -> bool:
+        """Tell whether a Faiss index is searched here: an uncompressed IVF, its lists chosen by inner product."""
         import faiss
 
-        quantizer = faiss.downcast_index(ivf.quantizer)
-        by_inner_product = isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == ivf.metric_type
-        return type(ivf) is faiss.IndexIVFFlat and by_inner_product
+        if type(index) is not faiss.IndexIVFFlat:
+            return False
+        quantizer = faiss.downcast_index(index.quantizer)
+        return isinstance(quantizer, faiss.IndexFlat) and quantizer.metric_type == index.metric_type
 
     @classmethod
     def of(cls, ivf: Any) -> ListSearch:
         """Copy the lists of an IVF that :meth:`can_search` accepts, from memory."""
-        lists = [list_of(ivf.invlists, number, ivf.d) for number in range(ivf.nlist)]
-        bounds = np.cumsum([0, *(len(positions) for _, positions in lists)])
-        vectors, positions = (np.concatenate(parts) for parts in zip(*lists, strict=True))
-        return cls(ivf.quantizer.reconstruct_n(0, ivf.nlist), vectors, positions, bounds)
+        return cls(ivf.quantizer.reconstruct_n(0, ivf.nlist), *lists_of(ivf))
 
     def __call__(self, queries: Floats, depth: int, nprobe: int) -> tuple[Floats, Integers]:
         """Find the best items in the lists nearest to each query.
@@ -117,6 +115,22 @@ class ListSearch:
         scores = multiply(query[None, :], self._vectors, places)
         scores, positions = best_first(scores, self._positions[places], depth)
         return scores[0], positions[0]
+
+
+def lists_of(ivf: Any) -> tuple[Floats, Integers, Integers]:
+    """Return copies of the vectors of an uncompressed IVF in memory, list by list.
+
+    Returns
+    -------
+    vectors, positions
+        (N, d) float32 and (N,) int64.
+    bounds
+        (L + 1,) int64: list ``l`` holds vectors ``bounds[l]`` to ``bounds[l + 1]``.
+    """
+    lists = [list_of(ivf.invlists, number, ivf.d) for number in range(ivf.nlist)]
+    bounds = np.cumsum([0, *(len(positions) for _, positions in lists)])
+    vectors, positions = (np.concatenate(parts) for parts in zip(*lists, strict=True))
+    return vectors, positions, bounds
 
 
 def list_of(lists: Any, number: int, dimension: int) -> tuple[Floats, Integers]:

@@ -69,9 +69,10 @@ def jitted(model: Any) -> Callable[[Arrays], Any]:
 
     call = jax.jit(lambda weights, state, tensors: model.stateless_call(weights, state, tensors, training=False)[0])
 
+    weights = [variable.value for variable in model.trainable_variables]
+    state = [variable.value for variable in model.non_trainable_variables]
+
     def run(tensors: Arrays) -> Any:
-        weights = [variable.value for variable in model.trainable_variables]
-        state = [variable.value for variable in model.non_trainable_variables]
         return call(weights, state, dict(tensors)).block_until_ready()
 
     return run

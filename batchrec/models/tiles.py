@@ -51,17 +51,8 @@ class Tiles:
     """
 
     def __init__(self, vectors: Floats, bounds: Integers) -> None:
-        of_list = -(-np.diff(bounds) // TILE)
-        self._first = np.concatenate([[0], np.cumsum(of_list)])
-        self.starts = np.repeat(bounds[:-1], of_list) + counted_up(of_list) * TILE
-        stops = np.minimum(self.starts + TILE, np.repeat(bounds[1:], of_list))
-        dimension = vectors.shape[1]
-        # Vectors as columns: BLAS takes up to three times as long over the transpose. The last row, which every query
-        # multiplies with 1, takes the columns without a vector out.
-        self._columns = np.zeros((len(self.starts), dimension + 1, TILE), np.float32)
-        for columns, start, stop in zip(self._columns, self.starts, stops, strict=True):
-            columns[:dimension, : stop - start] = vectors[start:stop].T
-            columns[dimension, stop - start :] = -np.inf
+        self._first, self.starts, stops = tiles_of(bounds)
+        self._columns = tile_columns(vectors, self.starts, stops, vectors.shape[1] + 1)
         # NumPy sorts 16-bit numbers by their digits, in a third of the time.
         self._number = np.uint16 if len(self.starts) < 1 << 16 else np.int32
 
@@ -106,6 +97,52 @@ class Tiles:
             products = np.matmul(queries.take(row.take(pairs), axis=0), self._columns.take(tiles, axis=0))
             scores[slot.take(pairs.reshape(-1))] = products.reshape(-1, TILE)
         return tile_of.reshape(m, width), scores.reshape(m, width * TILE)
+
+
+def tiles_of(bounds: Integers) -> tuple[Integers, Integers, Integers]:
+    """Cut lists into tiles.
+
+    Parameters
+    ----------
+    bounds
+        (L + 1,) int64: list ``l`` holds vectors ``bounds[l]`` to ``bounds[l + 1]``.
+
+    Returns
+    -------
+    first
+        (L + 1,) int64: list ``l`` has tiles ``first[l]`` to ``first[l + 1]``.
+    starts, stops
+        (T,) int64: tile ``t`` holds vectors ``starts[t]`` to ``stops[t]``.
+    """
+    of_list = -(-np.diff(bounds) // TILE)
+    first = np.concatenate([[0], np.cumsum(of_list)])
+    starts = np.repeat(bounds[:-1], of_list) + counted_up(of_list) * TILE
+    return first, starts, np.minimum(starts + TILE, np.repeat(bounds[1:], of_list))
+
+
+def tile_columns(vectors: Floats, starts: Integers, stops: Integers, rows: int) -> Floats:
+    """Return the vectors of T tiles as columns: BLAS takes up to three times as long over the transpose.
+
+    Parameters
+    ----------
+    vectors
+        (N, d) float32.
+    starts, stops
+        (T,) int64: the vectors of each tile, at most :data:`TILE`.
+    rows
+        Rows of the columns, above d. Row d, which every query multiplies with 1, takes the columns without a vector
+        out: -inf there, 0 elsewhere. Further rows are 0.
+
+    Returns
+    -------
+    (T, rows, TILE) float32
+    """
+    dimension = vectors.shape[1]
+    tiles = np.zeros((len(starts), rows, TILE), np.float32)
+    for columns, start, stop in zip(tiles, starts, stops, strict=True):
+        columns[:dimension, : stop - start] = vectors[start:stop].T
+        columns[dimension, stop - start :] = -np.inf
+    return tiles
 
 
 def _calls(counts: Integers) -> Iterator[tuple[Integers, Integers]]:

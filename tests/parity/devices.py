@@ -17,13 +17,23 @@ GPU = Choice("gpu")
 
 
 def strict(choice=GPU):
-    """A stand-in for any number of GPUs; it multiplies in float32 where TensorFloat-32 is asked for."""
+    """A stand-in for any number of GPUs; it multiplies in float32 where TensorFloat-32 is asked for.
+
+    Where there is a GPU, Keras computes there and not where strict arrays are.
+    """
+    skip_beside_a_gpu()
 
     def place(index, _):
         return in_half(index) if choice.index_storage == "fp16" and isinstance(index, faiss.IndexFlat) else index
 
     placement = Placement(place, lambda: None, choice.index_storage, choice.index_gpus)
     return Device(choice, lambda array: array_api_strict.asarray(array, copy=True), np.from_dlpack, placement)
+
+
+def skip_beside_a_gpu():
+    """Skip what stands in for a GPU where there is one; hide it (``CUDA_VISIBLE_DEVICES=-1``) to test that there too."""
+    if first_problem("--device gpu") is None:
+        pytest.skip("there is a GPU here")
 
 
 def in_half(flat):
@@ -38,6 +48,11 @@ def cupy(choice=GPU):
     if problem is not None:
         pytest.skip(f"no GPU can be used here: {problem.name}: {problem.problem}")
     return open_device(choice)
+
+
+def again(device, choice):
+    """A device of the same kind, opened for another choice."""
+    return strict(choice) if device.fetch is np.from_dlpack else cupy(choice)
 
 
 DEVICES = {"strict": strict, "cupy": cupy}

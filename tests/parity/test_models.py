@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
+from batchrec.engine.device import Choice
 from batchrec.errors import ArtifactError
 from batchrec.models import device_index, device_models, device_ranking
 from batchrec.models.device_index import DeviceIndex
@@ -24,7 +25,7 @@ from batchrec.models.ranking_algebra import prepare
 from batchrec.models.serving import Model, load_model
 from batchrec.models.tensors import on_device
 from tests.models.test_ranking_algebra import SHAPES, by_keras, candidates, item_inputs, trained_like, user_inputs
-from tests.parity.devices import in_half
+from tests.parity.devices import again
 from tests.parity.near_ties import close, same_lists
 
 N_ITEMS, DIMENSION = 3000, 16
@@ -50,7 +51,7 @@ def index(tuned, device):
 
 
 def device_index_of(index, probes, device, vectors=EMBEDDINGS):
-    return DeviceIndex(index, probes, device.placement, lambda: device.put(vectors))
+    return DeviceIndex(index, probes, device.placement, device.put, lambda: device.put(vectors))
 
 
 def found_by(index, device, queries, depth):
@@ -104,8 +105,11 @@ class TestIndex:
         assert (scores[1] == -np.inf).all()
         assert (positions[[0, 2], :5] >= 0).all()
 
-    def test_whatever_faiss_says_of_no_number(self, index, device, monkeypatch):
+    def test_whatever_faiss_says_of_no_number(self, device, monkeypatch):
         """Its kernels need not agree; what is not a number is no hit."""
+        flat = faiss.IndexFlatIP(DIMENSION)
+        flat.add(EMBEDDINGS)
+        index = device_index_of(flat, Probes(), device)
 
         def search(_index, _queries, scores, positions, _nprobe):
             scores[...], positions[...] = np.nan, 7
@@ -123,10 +127,11 @@ class TestIndex:
 def cut(device, gpus, storage="fp32"):
     """The device with its index in pieces, all on its first GPU."""
 
-    def place(index, _):
-        return in_half(index) if storage == "fp16" and isinstance(index, faiss.IndexFlat) else put(index, 0)
+    opened = again(device, Choice("gpu", index_storage=storage))
 
-    put = device.placement.place
+    def place(index, _):
+        return opened.placement.place(index, 0)
+
     return replace(device, placement=Placement(place, device.placement.wait, storage, gpus))
 
 
@@ -301,7 +306,8 @@ class TestKeras:
     def test_a_model_of_another_shape_than_described(self, models, device, suffix):
         function = on_device(load_model(models[0] / f"tower{suffix}", {"history", "age"}))
         inputs = {name: device.put(values) for name, values in small_inputs(8).items()}
-        with pytest.raises(ArtifactError, match=r"the query tower gives shape \(2048, 5\), expected \(2048, 7\)"):
+        n = device_models.USERS_A_BATCH
+        with pytest.raises(ArtifactError, match=rf"the query tower gives shape \({n}, 5\), expected \({n}, 7\)"):
             DeviceTower(function, 7)(inputs)
         with pytest.raises(ArtifactError, match=r"the ranker gives shape \(8, 5\) for 8 pairs"):
             device_pair_scorer(function)(inputs)

@@ -8,7 +8,7 @@ import pytest
 from batchrec import resume
 from batchrec.engine import device as devices
 from batchrec.engine.inventory import first_problem
-from tests.parity.devices import strict
+from tests.parity.devices import skip_beside_a_gpu, strict
 from tests.parity.near_ties import close, same_lists
 from tests.runs import command, published
 
@@ -28,6 +28,7 @@ def dense(table, column, k, fill):
 @pytest.fixture
 def strict_gpu(monkeypatch):
     """Let array-api-strict be the GPU of this process: everything but the library of the arrays is as on a real one."""
+    skip_beside_a_gpu()
     monkeypatch.setitem(devices._OPEN, "gpu", strict)
     monkeypatch.setattr(devices, "first_problem", lambda *_: None)
 
@@ -139,8 +140,6 @@ class TestResume:
         assert "device ('gpu' then, 'cpu' now)" in said.err
 
     def test_is_refused_where_that_device_is_missing(self, world, begun_on_gpu, batchrec):
-        if first_problem("--device gpu") is None:
-            pytest.skip("there is a GPU here")
         said = batchrec(*world.args(begun_on_gpu, "--run-id=night"))
         assert said.code == 2
         assert "--device gpu cannot be used on" in said.err
