@@ -41,7 +41,7 @@ FEWEST_GROUPS = 512
 """Groups of a query's scores of which a floor is taken; twice the depth at least."""
 
 MOST_PROPOSED = 1 << 25
-"""Proposals held at a time, of some 100 bytes each. A block with more, of scores that are nearly all alike, is halved."""
+"""Proposals held at a time, some 100 bytes each. A block with more, of scores that are nearly all alike, is halved."""
 
 _COLUMNS_ALIGNED = 4
 """Rows of a tile's columns are a multiple of this: matrix products of GPUs read 16 bytes at a time."""
@@ -152,7 +152,7 @@ class DeviceListSearch:
         tiles_of_pairs = self._tiles.take(xp.reshape(lists, (-1,)))
         tile, bounds = tiles_of_pairs.values, tiles_of_pairs.offsets[::p]
         pairs, n_tiles = tile.shape[0], self._columns.shape[0] - 1
-        order = xp.argsort(tile, stable=True)
+        order = xp.argsort(xp.astype(tile, xp.int32), stable=True)  # narrow: sorted by their digits
         begins = xp.searchsorted(gather(tile, order), xp.arange(n_tiles + 1, dtype=xp.int64, device=place))
         products = (begins[1:] - begins[:-1] + QUERIES_A_PRODUCT - 1) // QUERIES_A_PRODUCT
         first = xp.cumulative_sum(products, include_initial=True, dtype=xp.int64)
@@ -194,22 +194,19 @@ class DeviceListSearch:
         """Return the best `depth` of all proposals (n,) of m queries."""
         xp = array_namespace(scores)
         order = xp.argsort(-scores, stable=True)
-        order = gather(order, xp.argsort(gather(query, order), stable=True))
+        order = gather(order, xp.argsort(gather(xp.astype(query, xp.int32), order), stable=True))
         bounds = xp.searchsorted(gather(query, order), xp.arange(m + 1, dtype=xp.int64, device=device(query)))
         at = bounds[:-1, None] + _counted(depth, query)[None, :]
         is_hit = at < bounds[1:, None]
-        # One more stands in where there is none at all.
-        order = xp.concat([order, xp.zeros((1,), dtype=order.dtype, device=device(order))])
+        order = _with_one_more(order)  # to have something to read where there is none at all
         chosen = gather(order, xp.minimum(at, order.shape[0] - 1))
-        scores, places = (
-            xp.concat([one, xp.zeros((1,), dtype=one.dtype, device=device(one))]) for one in (scores, places)
-        )
+        scores, places = (_with_one_more(one) for one in (scores, places))
         positions = xp.where(is_hit, gather(self._positions, gather(places, chosen)), MISSING)
         return best_of(xp.where(is_hit, gather(scores, chosen), -math.inf), positions, depth)
 
 
 def _floors(scores: Array, rows: Array, depth: int) -> Array:
-    """Return for each query (m,) a score that at least `depth` of its scores reach; the lowest there is if it has fewer.
+    """Return for each query (m,) a score that at least `depth` of its scores reach, or all where there are fewer.
 
     Each group's maximum is one of the scores, so the `depth`-th largest of them is a floor.
     """
@@ -232,6 +229,11 @@ def _folded(values: Array, groups: int) -> Array:
         folded = xp.maximum(values[:, : values.shape[1] - half], values[:, half:])
         values = xp.concat([folded, values[:, values.shape[1] - half : half]], axis=1)
     return values
+
+
+def _with_one_more(values: Array) -> Array:
+    xp = array_namespace(values)
+    return xp.concat([values, xp.zeros((1,), dtype=values.dtype, device=device(values))])
 
 
 def _counted(count: int, like: Array) -> Array:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     Put = Callable[[npt.NDArray[np.generic]], Array]
 
 PAIRS_A_BLOCK = 1 << 19
-"""Pairs in work at a time, about: so many that a GPU does not wait for Python between two operations; their vectors take
-some 800 MB of its memory."""
+"""Pairs in work at a time, about: so many that a GPU does not wait for Python between two operations. Their vectors
+take some 800 MB of its memory."""
 
 
 class DeviceRanking:

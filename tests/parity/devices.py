@@ -31,7 +31,7 @@ def strict(choice=GPU):
 
 
 def skip_beside_a_gpu():
-    """Skip what stands in for a GPU where there is one; hide it (``CUDA_VISIBLE_DEVICES=-1``) to test that there too."""
+    """Skip a stand-in where there is a GPU; to test it there too, hide that by ``CUDA_VISIBLE_DEVICES=-1``."""
     if first_problem("--device gpu") is None:
         pytest.skip("there is a GPU here")
 

@@ -270,7 +270,7 @@ def small_inputs(n):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A tower and a ranker of pairs, each with the files it is saved in: for Keras, and for TensorFlow if it is here."""
+    """A tower and a ranker of pairs, each with the files it is saved in: for Keras, and TensorFlow if it is here."""
     folder, made = tmp_path_factory.mktemp("models"), {}
     for name, outputs in {"tower": 5, "ranker": 1}.items():
         made[name] = small_model(outputs)
