@@ -2,7 +2,8 @@
 
 Measures in one go: the device's floor, runs end to end in each precision, their stages one by one, and how far their
 lists are from those of float32; runs the tests of both devices and keeps what they print. Writes JSON and a table after
-every step, so that what was measured is kept where the time ends. Without a usable GPU it ends with exit code 2.
+every step, so that what was measured is kept where the time ends, and goes on with what it finds of the same day.
+Without a usable GPU it ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from batchrec.models.threads import cores
 from batchrec.versions import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="the first is held on to"
     )
+    parser.add_argument("--stages-of", nargs="*", choices=PRECISIONS, default=PRECISIONS, help="measured one by one")
     parser.add_argument("--users-per-partition", type=int, default=USERS_A_PARTITION)
     parser.add_argument("--with-cpu", action="store_true", help="a run on the CPU beside it, over the same users")
     parser.add_argument("--without-parity", action="store_true", help="leave out the tests of both devices")
@@ -61,20 +63,20 @@ def main() -> None:
     refuse_without_gpu()
     report = Report(asked.results / f"{datetime.now(UTC):%Y-%m-%d}-gpu-{asked.size}")
     report.add("machine", machine())
-    if not asked.without_parity:
+    if not asked.without_parity and "parity" not in report.found:
         report.add("parity", parity(report.path.with_name(f"{report.path.name}-parity.txt")))
     size = workload.SIZES[asked.size]
     start = time.perf_counter()
     made = workload.make(asked.folder.resolve() / asked.size, size)
     report.add("workload", {"name": asked.size, "users": size.users, "items": size.items, "k": workload.TOP_K})
-    report.add("seconds to make it", time.perf_counter() - start)
+    report.found.setdefault("seconds to make it", time.perf_counter() - start)
     devices = [("gpu", precision) for precision in asked.precisions] + [("cpu", "fp32")] * asked.with_cpu
-    measure(made, devices, asked.users_per_partition, used_memory, report)
+    measure(made, devices, asked.users_per_partition, used_memory, report, stages_of=asked.stages_of)
     print(report.path.with_suffix(".md").read_text())
 
 
 class Report:
-    """Figures that are written to a JSON file and a table whenever one is added.
+    """Figures that are written to a JSON file and a table whenever one is added, beginning with those in the file.
 
     Parameters
     ----------
@@ -85,6 +87,8 @@ class Report:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "runs": {}}
+        if path.with_suffix(".json").exists():
+            self.found = json.loads(path.with_suffix(".json").read_text())
 
     def add(self, name: str, value: Any) -> None:
         """Add a figure, or of a run ``runs/…`` a part of its figures."""
@@ -105,8 +109,9 @@ def measure(
     report: Report,
     matrix: int = MATRIX,
     size: int = BYTES,
+    stages_of: Sequence[str] = PRECISIONS,
 ) -> None:
-    """Measure runs over a workload.
+    """Measure runs over a workload; not again what the report holds.
 
     Parameters
     ----------
@@ -123,20 +128,26 @@ def measure(
         Takes the figures.
     matrix, size
         Of the floor: rows of the matrices that are multiplied, bytes that are moved.
+    stages_of
+        Precisions in which stages are measured one by one.
     """
     first, *_ = ["-".join(one) for one in devices]
     users = pq.read_metadata(made.data / "users.parquet").num_rows
     report.add("necessary", necessary(made, min(users, users_a_partition)))
-    report.add("floor", _step("floor", lambda: _probe(made.folder, "floor", devices[0][0], matrix, size)))
+    if "floor" not in report.found:
+        report.add("floor", _step("floor", lambda: _probe(made.folder, "floor", devices[0][0], matrix, size)))
     for device, precision in devices:
         name, options = f"{device}-{precision}", {"device": device, "precision": precision}
+        if name in report.found["runs"]:
+            continue
         with peak_of(used) as peak:
             ran = _step(name, partial(run, made, name, users_per_partition=users_a_partition, **options))
         output = made.folder / "output"
         steady = users_a_second(output / name)
         report.add(f"runs/{name}/run", ran | {"peak bytes of the device": peak[0], "steady users/s": steady})
         asked = ("stages", made.folder, device, precision, users_a_partition)
-        report.add(f"runs/{name}/stages", _step(f"{name}, stage by stage", partial(_probe, made.folder, *asked)))
+        if precision in stages_of:
+            report.add(f"runs/{name}/stages", _step(f"{name}, stage by stage", partial(_probe, made.folder, *asked)))
         if name != first:
             k = workload.TOP_K
             report.add(f"runs/{name}/change", change(output / name, output / first, k)._asdict() | {"from": first})
@@ -168,7 +179,8 @@ def machine() -> dict[str, Any]:
 
 def parity(path: Path) -> dict[str, Any]:
     """Run the tests of both devices and keep what they print, raw."""
-    command = [sys.executable, "-m", "pytest", "tests/parity", "-rs", "-vv", "-p", "no:cacheprovider"]
+    at_once = ["-n", str(min(cores(), 8))]
+    command = [sys.executable, "-m", "pytest", "tests/parity", "-rs", "-vv", "-p", "no:cacheprovider", *at_once]
     with path.open("w") as file:
         code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
     last = path.read_text().strip().splitlines()[-1]
