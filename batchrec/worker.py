@@ -172,8 +172,9 @@ def compute_partition(work: Work, number: int) -> Outcome:
         carried = carry_over(previous, ids, digests, loaded.bundle.item_ids, work.options.top_k)
 
     def compute(rows: Int64 | None) -> Sampled:
-        some = users if rows is None else users.take(loaded.device.put(rows))
-        return Sampled(*map(loaded.device.fetch, recommend(some, loaded.line, work.options, stopwatch)))
+        with loaded.device.alone:
+            some = users if rows is None else users.take(loaded.device.put(rows))
+            return Sampled(*map(loaded.device.fetch, recommend(some, loaded.line, work.options, stopwatch)))
 
     lists = carried.completed(len(ids), compute)
     with stopwatch("write"):

@@ -10,15 +10,15 @@ from batchrec.engine.in_process import LOOPBACK, PortlessWorker
 if TYPE_CHECKING:
     from distributed import SpecCluster
 
-POOL = 0.4
-"""Share of a GPU's memory that its worker's arrays get at the start; models and index take theirs from the rest."""
+POOL = 0.1
+"""Share of a GPU's memory that its worker's frames get at the start; arrays, models and index take the rest."""
 
 
 def gpu_cluster(threads: int, folder: str) -> SpecCluster:
     """Make a cluster of one worker for each GPU that ``CUDA_VISIBLE_DEVICES`` names, of all where it is not set.
 
-    Each worker sees its own GPU alone, runs on the cores beside it, and has a pool of that GPU's memory (RMM) from
-    which CuPy takes what it needs.
+    Each worker sees its own GPU alone, runs on the cores beside it, and has a pool of that GPU's memory (RMM) for data
+    frames; arrays have CuPy's own (:mod:`batchrec.engine.gpu_memory`).
 
     Parameters
     ----------
@@ -39,6 +39,5 @@ def gpu_cluster(threads: int, folder: str) -> SpecCluster:
         memory_limit=0,
         device_memory_limit=0,  # results are small: there is nothing to spill
         rmm_pool_size=POOL,
-        rmm_allocator_external_lib_list=["cupy"],
         silence_logs=logging.CRITICAL,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from batchrec.engine.cluster import CUDA, is_elsewhere
 from batchrec.engine.cudf_frames import cudf_frames
-from batchrec.engine.gpu_memory import use_a_pool
+from batchrec.engine.gpu_memory import use_pools
 from batchrec.engine.inventory import first_problem
 from batchrec.errors import ConfigError
 from batchrec.frames import pandas_frames
@@ -18,6 +20,7 @@ from batchrec.models.index_pieces import Placement, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import numpy.typing as npt
 
@@ -67,6 +70,11 @@ class Device:
         How it holds a Faiss index.
     open_frames
         Returns how data frames are made in its memory.
+    alone
+        Held while a partition's lists are made: two threads that queue short pieces of work on one GPU take Python's
+        lock from each other at every one of them, and each waits for what the other queued
+        (docs/decisions/018-search-on-a-gpu.md). A host needs none: its stages take turns piece by piece, see
+        :mod:`batchrec.models.threads`.
     """
 
     choice: Choice
@@ -74,6 +82,7 @@ class Device:
     fetch: Callable[[Array], npt.NDArray[Any]]
     placement: Placement
     open_frames: Callable[[], FrameLibrary] = pandas_frames
+    alone: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     @property
     def is_host(self) -> bool:
@@ -117,12 +126,12 @@ def check_choice(choice: Choice, place: str) -> None:
     ConfigError
         One is for a GPU, and the run computes on the CPU; or the index is to be shared by GPUs that have a worker each.
     """
-    for field in fields(choice):
-        value = getattr(choice, field.name)
-        if choice.device == CPU and field.name != "device" and value != field.default:
+    for option in fields(choice):
+        value = getattr(choice, option.name)
+        if choice.device == CPU and option.name != "device" and value != option.default:
             raise ConfigError(
-                f"--{field.name.replace('_', '-')} is {value}, but the run computes on the CPU, always with "
-                f"{field.default}",
+                f"--{option.name.replace('_', '-')} is {value}, but the run computes on the CPU, always with "
+                f"{option.default}",
                 "leave it out, or give --device gpu",
             )
     if choice.index_gpus > 1 and place == CUDA:
@@ -166,7 +175,7 @@ def _gpu(choice: Choice) -> Device:
         for number in range(choice.index_gpus):
             cupy.cuda.Device(number).synchronize()
 
-    use_a_pool()
+    use_pools()
     gpu.use_gpu(choice.precision)
     placement = Placement(
         lambda index, number: gpu.index_to_gpu(index, number, choice.index_storage),
@@ -174,7 +183,7 @@ def _gpu(choice: Choice) -> Device:
         choice.index_storage,
         choice.index_gpus,
     )
-    return Device(choice, cupy.asarray, cupy.asnumpy, placement, cudf_frames)
+    return Device(choice, cupy.asarray, cupy.asnumpy, placement, cudf_frames, Lock())
 
 
 def _check_gpu(option: Need) -> None:

@@ -10,7 +10,7 @@ from array_api_compat import array_namespace, device
 
 from batchrec.arrays import gather, whole_batches
 from batchrec.models.precision import to_bfloat16
-from batchrec.models.ranking_algebra import Part, Prepared, user_part
+from batchrec.models.ranking_algebra import Part, Prepared, check_codes, user_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,6 +84,7 @@ class DeviceRanking:
         n_users, width = positions.shape
         if n_users == 0 or width == 0:
             return xp.zeros((n_users, width), dtype=xp.float32, device=device(positions))
+        check_codes(self._prepared.user, users)
         step = max(1, PAIRS_A_BLOCK // width)
         blocks = []
         for rows in whole_batches(n_users, step, positions):

@@ -149,6 +149,7 @@ class RankingAlgebra:
         relevance = np.empty((n_users, width), np.float32)
         if not width:
             return relevance
+        check_codes(self._prepared.user, users)
         groups = _Groups.of(self._prepared, width)
 
         def score(start: int) -> None:
@@ -252,13 +253,7 @@ def _dot_row(i: int, j: int) -> int:
 
 
 def user_part(prepared: Prepared, inputs: Mapping[str, Array]) -> Part:
-    """Compute n users' part, its share with the first layer's bias; any array library's arrays.
-
-    Raises
-    ------
-    ArtifactError
-        If a categorical input has a code outside the ranker's vocabulary.
-    """
+    """Compute n users' part, its share with the first layer's bias; any array library's arrays, of checked codes."""
     part = _part(prepared.user, prepared.user_kernel, inputs)
     return Part(part.vectors, part.embedding, part.share + prepared.bias)
 
@@ -267,7 +262,7 @@ def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
     """Compute one side of n rows, each row by itself."""
     xp = array_namespace(kernel)
     embedding = xp.astype(inputs[side.embedding], xp.float32, copy=False)
-    parts = [_lookup(table, inputs[name], name) for name, table in side.tables.items()]
+    parts = [gather(table, inputs[name]) for name, table in side.tables.items()]
     if side.dense:
         parts.append(_bottom(side, inputs))
     parts.append(_normalised(embedding, side))
@@ -281,14 +276,22 @@ def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
     return Part(vectors, embedding, _times(reads, kernel))
 
 
-def _lookup(table: Array, codes: Array, name: str) -> Array:
-    xp = array_namespace(codes)
-    if codes.size and (xp.min(codes) < 0 or xp.max(codes) >= table.shape[0]):
-        raise ArtifactError(
-            f"the ranker's input {name!r} has codes up to {int(xp.max(codes))}, its embedding {table.shape[0]} entries",
-            "give bundle.json the vocabulary that the model was trained with",
-        )
-    return gather(table, codes)
+def check_codes(side: Side, inputs: Mapping[str, Array]) -> None:
+    """See that codes, (n,) each, lie within the embeddings that are to be looked up.
+
+    Raises
+    ------
+    ArtifactError
+        If a categorical input has a code outside the ranker's vocabulary.
+    """
+    for name, table in side.tables.items():
+        codes, entries = inputs[name], table.shape[0]
+        xp = array_namespace(codes)
+        if codes.size and xp.any((codes < 0) | (codes >= entries)):
+            raise ArtifactError(
+                f"the ranker's input {name!r} has codes up to {int(xp.max(codes))}, its embedding {entries} entries",
+                "give bundle.json the vocabulary that the model was trained with",
+            )
 
 
 def _bottom(side: Side, inputs: Mapping[str, Array]) -> Array:
@@ -312,6 +315,7 @@ def _times(rows: Array, kernel: Array) -> Array:
 
 
 def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
+    check_codes(side, items)
     starts = range(0, len(items[side.embedding]), ITEMS_A_BLOCK)
     n_items, dimension = items[side.embedding].shape
     whole = Part(

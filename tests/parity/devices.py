@@ -4,6 +4,9 @@ Strict arrays are refused wherever code counts on NumPy, and reach Keras and Fai
 and by the address of their memory.
 """
 
+from functools import partial
+from threading import Lock
+
 import array_api_strict
 import faiss
 import numpy as np
@@ -27,7 +30,8 @@ def strict(choice=GPU):
         return in_half(index) if choice.index_storage == "fp16" and isinstance(index, faiss.IndexFlat) else index
 
     placement = Placement(place, lambda: None, choice.index_storage, choice.index_gpus)
-    return Device(choice, lambda array: array_api_strict.asarray(array, copy=True), np.from_dlpack, placement)
+    put = partial(array_api_strict.asarray, copy=True)
+    return Device(choice, put, np.from_dlpack, placement, alone=Lock())
 
 
 def skip_beside_a_gpu():

@@ -1,13 +1,15 @@
 """A whole run as a user types it, on each device: the same rows but for near-ties."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
-from batchrec import resume
+from batchrec import resume, worker
 from batchrec.engine import device as devices
 from batchrec.engine.inventory import first_problem
+from batchrec.pipeline import recommend
 from tests.parity.devices import skip_beside_a_gpu, strict
 from tests.parity.near_ties import close, same_lists
 from tests.runs import command, published
@@ -91,6 +93,25 @@ def test_the_manifest_says_which_device(world, tmp_path, batchrec, strict_gpu):
         said = batchrec(*world.args(tmp_path, f"--device={asked}", f"--run-id={asked}"))
         assert said.code == 0, said.err
         assert json.loads((tmp_path / asked / "_manifest.json").read_text())["options"]["device"] == settled
+
+
+def test_one_partition_at_a_time_has_the_device(world, tmp_path, batchrec, strict_gpu, monkeypatch):
+    """While the lists of one are made, others are read, encoded and written, but theirs are not made."""
+    inside, most, made = [], [], []
+
+    def watched(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        made.append(1)
+        return recommend(*arguments)
+
+    monkeypatch.setattr(worker, "recommend", watched)
+    said = batchrec(*world.args(tmp_path, "--device=gpu", "--users-per-partition=100"))
+    assert said.code == 0, said.err
+    assert len(made) == 10
+    assert max(most) == 1
 
 
 class TestOptions:
