@@ -13,7 +13,7 @@ from distributed import LocalCluster, Nanny
 
 from batchrec.engine.cluster import as_they_finish, open_cluster
 
-DASK_CUDA_ALONE = {"device_memory_limit", "rmm_pool_size", "rmm_allocator_external_lib_list"}
+DASK_CUDA_ALONE = {"device_memory_limit", "rmm_pool_size"}
 
 
 @pytest.fixture
