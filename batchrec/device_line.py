@@ -12,7 +12,7 @@ from batchrec.models.device_models import DeviceTower, device_pair_scorer
 from batchrec.models.device_ranking import DeviceRanking
 from batchrec.models.index import read_index
 from batchrec.models.precision import in_precision
-from batchrec.models.serving import load_model, prepared_ranking
+from batchrec.models.serving import load_model, open_ranker, when_called
 from batchrec.models.tensors import on_device
 from batchrec.pipeline import Line, Users
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from batchrec.engine.device import Device
     from batchrec.models.bundle import Bundle
     from batchrec.models.bundle_format import IndexFormat
+    from batchrec.models.precision import Precision
+    from batchrec.models.serving import Model
 
 
 def device_line(
@@ -55,8 +57,7 @@ def device_line(
     index = read_index(bundle.folder / described.path, bundle.format.catalogue_size, dimension)
     tower_model = load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"})
     user_names = {one.name for one in ranker.user_inputs} | {name for name in [ranker.query_embedding] if name}
-    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
-    prepared, precision = prepared_ranking(ranker_model, user_names, items), device.choice.precision
+    (prepared, whole_ranker), precision = open_ranker(bundle, user_names, items), device.choice.precision
     ranking = None if prepared is None else DeviceRanking(prepared, device.put, precision)
     # What a ranker by parts reads of the items is in its parts.
     item_inputs = {} if ranking else {name: device.put(values) for name, values in items.items()}
@@ -70,7 +71,7 @@ def device_line(
     return Line(
         query_tower=DeviceTower(on_device(in_precision(tower_model, precision)), dimension),
         search=DeviceIndex(index, described.probes, device.placement, device.put, vectors),
-        score_pairs=device_pair_scorer(on_device(in_precision(ranker_model, "fp32" if ranking else precision))),
+        score_pairs=_pair_scorer(whole_ranker, precision),
         query_name=ranker.query_embedding,
         item_inputs=item_inputs,
         eligible=device.put(eligible),
@@ -78,6 +79,11 @@ def device_line(
         history_length=tower.history_length,
         score_candidates=ranking,
     )
+
+
+def _pair_scorer(whole_ranker: Callable[[], Model], precision: Precision) -> Callable[[Mapping[str, Array]], Array]:
+    """Score pairs by the whole model, which is loaded when the first ones come: a ranker by parts sees none."""
+    return when_called(cache(lambda: device_pair_scorer(on_device(in_precision(whole_ranker(), precision)))))
 
 
 def put_users(users: Users, device: Device) -> Users:

@@ -21,7 +21,8 @@ from batchrec.increments.digest import items_fingerprint
 from batchrec.log import set_up_log
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
-from batchrec.models.serving import as_pair_scorer, load_model, query_tower, ranking_algebra
+from batchrec.models.ranking_algebra import RankingAlgebra
+from batchrec.models.serving import as_pair_scorer, open_ranker, open_tower, when_called
 from batchrec.models.threads import set_up_arrow
 from batchrec.pipeline import Line
 from batchrec.remote_bundle import local_bundle, named_by
@@ -152,29 +153,26 @@ def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
 
 def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:
     described = bundle.format
-    tower, ranker = described.query_tower, described.ranker
+    ranker = described.ranker
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )
-    ranker_model = load_model(bundle.folder / ranker.path, user_names | set(items))
+    prepared, whole_ranker = open_ranker(bundle, user_names, items)
     return Line(
-        query_tower=query_tower(
-            load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"}),
-            described.embedding_dimension,
-        ),
+        query_tower=open_tower(bundle),
         search=ItemIndex.read(
             bundle.folder / index.path,
             index,
             described.catalogue_size,
             described.embedding_dimension,
         ),
-        score_pairs=as_pair_scorer(ranker_model),
+        score_pairs=as_pair_scorer(when_called(whole_ranker)),
         query_name=ranker.query_embedding,
         item_inputs=items,
         eligible=eligible,
         item_hash=id_hash(bundle.item_ids),
-        history_length=tower.history_length,
-        score_candidates=ranking_algebra(ranker_model, user_names, items),
+        history_length=described.query_tower.history_length,
+        score_candidates=None if prepared is None else RankingAlgebra(prepared),
     )
 
 

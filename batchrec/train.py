@@ -24,6 +24,7 @@ from batchrec.models.bundle import (
     write_format,
 )
 from batchrec.models.bundle_format import BUNDLE_FILE
+from batchrec.models.stored_parts import store_parts
 from batchrec.models.towers import TowerShape
 from batchrec.models.training import Trained, TrainingOptions, train_models
 from batchrec.output.storage import is_url, open_storage
@@ -180,8 +181,10 @@ def _put(folder: Path, output: Path | str) -> None:
 def _write_files(folder: Path, job: TrainJob, data: TrainingSet, seen: FeatureRef, trained: Trained) -> None:
     for inner in ("query_tower", "ranker", "vocabularies"):
         (folder / inner).mkdir(parents=True)
-    trained.query_tower.save(folder / "query_tower" / "model.keras")
-    trained.ranker.save(folder / "ranker" / "model.keras")
+    for inner, model in {"query_tower": trained.query_tower, "ranker": trained.ranker}.items():
+        path = folder / inner / "model.keras"
+        model.save(path)
+        store_parts(model, path)
     for name, vocabulary in data.vocabularies.items():
         pq.write_table(pa.table({"value": vocabulary}), folder / "vocabularies" / f"{name}.parquet")
     write_embeddings(folder / ITEM_EMBEDDINGS, {ITEM_ID: data.item_ids}, trained.item_embeddings)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from batchrec.models.backend import import_keras
 from batchrec.models.bundle import write_embeddings, write_format
 from batchrec.models.index import build_index, write_index
+from batchrec.models.stored_parts import store_parts
 
 ROOT = Path(__file__).parents[1]
 DIMENSION, HISTORY, CANDIDATES, TOP_K = 64, 50, 100, 10
@@ -107,8 +108,10 @@ def _make_bundle(made: Workload, seed: int) -> None:
     embeddings = _clustered(item_table["item_category"].to_numpy(), random)
     tower_inputs = [one for one in users if one["name"] != "user_id"]
     tower, ranker = _models(tower_inputs, users, items, embeddings, random)
-    tower.save(folder / "query_tower.keras")
-    ranker.save(folder / "ranker.keras")
+    for name, model in {"query_tower": tower, "ranker": ranker}.items():
+        path = folder / f"{name}.keras"
+        model.save(path)
+        store_parts(model, path)
     item_ids = item_table["item_id_raw"].combine_chunks()
     write_embeddings(folder / "item_embeddings.parquet", {"item_id": item_ids}, embeddings)
     counts = pa.array(random.integers(1, 1000, len(item_ids)))

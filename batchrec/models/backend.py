@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_WHEN_IMPORTED: list[Callable[[], None]] = []
 
 
 def import_keras() -> Any:
@@ -20,7 +22,17 @@ def import_keras() -> Any:
     with _native_stderr_dropped():
         import keras
         import keras_rs  # noqa: F401 - registers its layers with Keras
+    while _WHEN_IMPORTED:
+        _WHEN_IMPORTED.pop()()
     return keras
+
+
+def when_imported(action: Callable[[], None]) -> None:
+    """Do something now if Keras is imported, and otherwise as soon as :func:`import_keras` does so, if ever."""
+    if "keras" in sys.modules:
+        action()
+    else:
+        _WHEN_IMPORTED.append(action)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrec.errors import ConfigError
-from batchrec.models.backend import import_keras
+from batchrec.models.backend import import_keras, when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +77,17 @@ def use_gpu(precision: Precision) -> None:
 
 
 def keep_off_gpu() -> None:
-    """Let Keras compute on the CPU also where there is a GPU, which it would take by itself.
+    """Let Keras, if ever it is imported, compute on the CPU also where there is a GPU, which it would take by itself.
 
     Raises
     ------
     ConfigError
         It has computed on the GPU already in this process.
     """
+    when_imported(_keep_backend_off)
+
+
+def _keep_backend_off() -> None:
     backend = _BACKENDS.get(import_keras().backend.backend())
     if backend is not None:
         backend.keep_off()

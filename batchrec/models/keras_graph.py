@@ -77,6 +77,11 @@ def replace_tensors(value: Any, visit: Callable[[Any], Any]) -> Any:
     return value
 
 
+def inputs_of(model: Any) -> set[str]:
+    """Names by which a model finds its inputs in a dictionary: the dictionary's own keys where it was built on one."""
+    return set(model.input) if isinstance(model.input, dict) else {tensor.name for tensor in model.inputs}
+
+
 def weights_of(model: Any, layer: str) -> list[npt.NDArray[np.float32]]:
     """Return the weights of a layer as Keras orders them, C-contiguous."""
     return [np.ascontiguousarray(weight, np.float32) for weight in model.get_layer(layer).get_weights()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +17,19 @@ import numpy.typing as npt
 from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
-from batchrec.models.dlrm import take_apart
+from batchrec.models.dlrm import Dlrm, take_apart
+from batchrec.models.keras_graph import inputs_of
 from batchrec.models.ranking_algebra import Prepared, RankingAlgebra, prepare
+from batchrec.models.stored_parts import stored_parts
 from batchrec.models.tensors import jitted
 from batchrec.models.threads import set_up_tensorflow, turn
 from batchrec.models.tower_algebra import TowerAlgebra
-from batchrec.models.tower_parts import take_tower_apart
+from batchrec.models.tower_parts import Tower, take_tower_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from batchrec.models.bundle import Bundle
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 BatchFunction = Callable[[Arrays], npt.NDArray[np.float32]]
@@ -130,16 +135,60 @@ def ranking_algebra(ranker: Model, users: set[str], items: Arrays) -> RankingAlg
     items
         All other inputs, for every item, (N, …) each.
     """
-    prepared = prepared_ranking(ranker, users, items)
+    prepared = prepared_ranking(take_apart(ranker.keras) if ranker.keras is not None else None, users, items)
     return None if prepared is None else RankingAlgebra(prepared)
 
 
-def prepared_ranking(ranker: Model, users: set[str], items: Arrays) -> Prepared | None:
-    """Return what computing the ranker by parts begins with, or None as :func:`ranking_algebra` does."""
-    parts = take_apart(ranker.keras) if ranker.keras is not None else None
+def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prepared | None:
+    """Return what computing a ranker by its parts begins with, or None as :func:`ranking_algebra` does."""
     if parts is None or parts.user.inputs != users or parts.item.inputs != items.keys():
         return None
     return prepare(parts, items)
+
+
+def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepared | None, Callable[[], Model]]:
+    """Return a bundle's ranker by its parts, or None as :func:`ranking_algebra` does, and the whole of it.
+
+    Parameters
+    ----------
+    bundle
+        The bundle.
+    users, items
+        As :func:`ranking_algebra` takes them.
+
+    Returns
+    -------
+    prepared
+        What computing it by parts begins with.
+    whole
+        Returns the model, which is not loaded before it is asked for where the bundle stores the parts.
+    """
+    path, inputs = bundle.format.ranker.path, users | set(items)
+    whole = cache(lambda: load_model(bundle.folder / path, inputs))
+    parts = stored_parts(bundle.folder, path, bundle.format.files, Dlrm, inputs)
+    if parts is None:
+        model = whole().keras
+        parts = None if model is None else take_apart(model)
+    return prepared_ranking(parts, users, items), whole
+
+
+def when_called(load: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Return a function that is loaded when it is called; `load` keeps what it loads."""
+
+    def call(argument: Any) -> Any:
+        return load()(argument)
+
+    return call
+
+
+def open_tower(bundle: Bundle) -> TowerAlgebra | QueryTower:
+    """Return a bundle's query tower over any number of users, by its algebra if it is the project's own."""
+    tower, dimension = bundle.format.query_tower, bundle.format.embedding_dimension
+    inputs = {one.name for one in tower.inputs} | {HISTORY}
+    parts = stored_parts(bundle.folder, tower.path, bundle.format.files, Tower, inputs)
+    if parts is not None and parts.items.shape[1] == dimension:
+        return TowerAlgebra(parts)
+    return query_tower(load_model(bundle.folder / tower.path, inputs), dimension)
 
 
 def query_tower(model: Model, dimension: int) -> TowerAlgebra | QueryTower:
@@ -236,7 +285,7 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
         ) from error
     _refuse_outputs(path, len(model.outputs or ()))
     if not on_tensorflow:
-        return Model(path, model.predict_on_batch, jitted(model), model), _keras_inputs(model)
+        return Model(path, model.predict_on_batch, jitted(model), model), inputs_of(model)
     on_tensors = _tensorflow_function(model)
 
     def run(arrays: Arrays) -> Any:
@@ -244,7 +293,7 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
 
         return on_tensors({name: tf.constant(array) for name, array in arrays.items()}).numpy()
 
-    return Model(path, run, on_tensors, model), _keras_inputs(model)
+    return Model(path, run, on_tensors, model), inputs_of(model)
 
 
 def _tensorflow_function(model: Any) -> Run:
@@ -266,11 +315,6 @@ def _with_value_errors(function: Run) -> Run:
             raise ValueError(error.message) from error
 
     return run
-
-
-def _keras_inputs(model: Any) -> set[str]:
-    """Names by which a model finds its inputs in a dictionary: the dictionary's own keys where it was built on one."""
-    return set(model.input) if isinstance(model.input, dict) else {tensor.name for tensor in model.inputs}
 
 
 def _load_saved_model(path: Path) -> tuple[Model, set[str]]:
