@@ -1,0 +1,156 @@
+"""Parts of the project's own models, stored beside them: those that Keras' model is taken apart into, or none."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from batchrec.models.bundle import read_format, sha256, write_format
+from batchrec.models.dlrm import Dlrm, take_apart
+from batchrec.models.keras_graph import inputs_of
+from batchrec.models.stored_parts import store_parts, stored_parts
+from batchrec.models.tower_parts import Tower, take_tower_apart
+from tests.models import test_ranking_algebra, test_tower_algebra
+from tests.runs import ROOT, published
+
+RANKERS, TOWERS = test_ranking_algebra.SHAPES, test_tower_algebra.SHAPES
+
+
+def same(found, expected):
+    """Assert that nested parts are equal to the bit."""
+    assert type(found) is type(expected)
+    if is_dataclass(expected):
+        for field in fields(expected):
+            same(getattr(found, field.name), getattr(expected, field.name))
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for name in expected:
+            same(found[name], expected[name])
+    elif isinstance(expected, tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(found, expected, strict=True)
+        assert found.flags.c_contiguous
+    else:
+        assert found == expected
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Save a model with its parts; returns how they are asked for."""
+
+    def store(model, kind, inputs=None, **sums):
+        path = tmp_path / "inner" / "model.keras"
+        path.parent.mkdir()
+        model.save(path)
+        store_parts(model, path)
+        written = {f"inner/{file.name}": sha256(file) for file in path.parent.iterdir()}
+        return stored_parts(tmp_path, "inner/model.keras", written | sums, kind, inputs or inputs_of(model))
+
+    return store
+
+
+@pytest.mark.parametrize("kind", RANKERS)
+def test_a_ranker(stored, kind):
+    model = test_ranking_algebra.trained_like(kind)
+    same(stored(model, Dlrm), take_apart(model))
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_query_tower(stored, kind):
+    model = test_tower_algebra.trained_like(kind)
+    same(stored(model, Tower), take_tower_apart(model))
+
+
+def test_weights_that_are_alike(stored):
+    """As in a model that was never trained; each part reads weights of its own shape."""
+    model = test_ranking_algebra.trained_like("all")
+    model.set_weights([np.zeros_like(weights) for weights in model.get_weights()])
+    same(stored(model, Dlrm), take_apart(model))
+
+
+def test_of_another_model_nothing_is_stored(stored, tmp_path):
+    inputs = keras.Input((3,), name="x")
+    assert stored(keras.Model(inputs, keras.layers.Dense(1)(inputs)), Dlrm) is None
+    assert [path.name for path in (tmp_path / "inner").iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "sums"),
+    [
+        (Tower, None, {}),
+        (Dlrm, {"another"}, {}),
+        (Dlrm, None, {"inner/model.keras": "0" * 64}),
+    ],
+    ids=["another kind of model", "other inputs", "the model was replaced"],
+)
+def test_what_is_stored_does_not_fit(stored, kind, inputs, sums):
+    assert stored(test_ranking_algebra.trained_like("all"), kind, inputs, **sums) is None
+
+
+@pytest.mark.parametrize("change", ["not of the bundle", "another format"])
+def test_a_file_that_is_not_read(stored, tmp_path, change):
+    model = test_ranking_algebra.trained_like("all")
+    assert stored(model, Dlrm) is not None
+    path = tmp_path / "inner" / "model.parts.json"
+    sums = {f"inner/{file.name}": sha256(file) for file in path.parent.iterdir()}
+    if change == "not of the bundle":
+        del sums["inner/model.parts.json"]
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    assert stored_parts(tmp_path, "inner/model.keras", sums, Dlrm, inputs_of(model)) is None
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A generated shop whose models are the project's own, untrained."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import workload
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return workload.make(tmp_path_factory.mktemp("shop"), workload.Size(300, 200))
+
+
+WATCHED = """
+import sys
+from batchrec.__main__ import main
+try:
+    main()
+finally:
+    heavy = {"keras", "keras_rs", "tensorflow", "jax"}
+    print("imported:", *(heavy & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def run(shop, output, run_id):
+    """Run, and return which of the heavy libraries were imported."""
+    users, as_of = shop.data / "users.parquet", shop.as_of.isoformat()
+    given = {"users": users, "bundle": shop.bundle, "feature-repo": shop.repo, "as-of": as_of, "run-id": run_id}
+    arguments = [*(f"--{name}={value}" for name, value in given.items()), f"--output={output}", "--candidates=50"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = [sys.executable, "-c", WATCHED, "run", *arguments]
+    done = subprocess.run(process, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    (last,) = (line for line in done.stderr.splitlines() if line.startswith("imported:"))
+    return set(last.split()[1:])
+
+
+def test_a_run_needs_neither_keras_nor_tensorflow_and_writes_the_same_bytes(shop, tmp_path):
+    assert run(shop, tmp_path, "parts") == set()
+    said = read_format(shop.bundle)
+    files = [name for name in said.files if not name.endswith(".parts.json")]
+    assert len(files) == len(said.files) - 2
+    write_format(shop.bundle, said.model_dump(exclude={"files"}), files)
+    assert run(shop, tmp_path, "models") == {"keras", "keras_rs", keras.backend.backend()}
+    one, other = ((tmp_path / run_id / "part-00000.parquet").read_bytes() for run_id in ("parts", "models"))
+    assert one == other
+    assert published(tmp_path / "parts").num_rows == pq.read_metadata(shop.data / "users.parquet").num_rows
