@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from batchrec.errors import ArtifactError
 from batchrec.models.bundle import sha256
+from batchrec.models.bundle_format import BUNDLE_FILE
 from batchrec.models.dlrm import Dlrm, Side, take_apart
 from batchrec.models.keras_graph import inputs_of
 from batchrec.models.tower_parts import Attention, Block, Norm, Tower, UserEncoder, take_tower_apart
@@ -82,16 +84,27 @@ def stored_parts(folder: Path, name: str, sums: Mapping[str, str], kind: type[Ki
         Parts of which kind of model.
     inputs
         Names of the inputs that the pipeline will give; of a model with others Keras' loader says what is wrong.
+
+    Raises
+    ------
+    ArtifactError
+        The file that names the parts is not as :func:`store_parts` writes it.
     """
     path = folder / name
     described = path.with_suffix(SUFFIX)
     if described.relative_to(folder).as_posix() not in sums:
         return None
-    content = json.loads(described.read_text())
-    if content["format"] != FORMAT or content["model"] != sums.get(name) or set(content["inputs"]) != inputs:
-        return None
-    with _weights_of(path) as weights:
-        parts = _decoded(content["parts"], lambda weight: np.ascontiguousarray(weights[weight][...], np.float32))
+    try:
+        content = json.loads(described.read_text())
+        if content["format"] != FORMAT or content["model"] != sums.get(name) or set(content["inputs"]) != inputs:
+            return None
+        with _weights_of(path) as weights:
+            parts = _decoded(content["parts"], lambda weight: np.ascontiguousarray(weights[weight][...], np.float32))
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(
+            f"{described} does not name the parts of {path.name} ({type(error).__name__}: {error})",
+            f"take it out of the bundle and out of {BUNDLE_FILE}, or make the bundle again with `batchrec train`",
+        ) from error
     return parts if isinstance(parts, kind) else None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from batchrec.errors import ArtifactError
 from batchrec.models.bundle import read_format, sha256, write_format
 from batchrec.models.dlrm import Dlrm, take_apart
 from batchrec.models.keras_graph import inputs_of
@@ -107,6 +108,28 @@ def test_a_file_that_is_not_read(stored, tmp_path, change):
     else:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     assert stored_parts(tmp_path, "inner/model.keras", sums, Dlrm, inputs_of(model)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("parts"),
+        lambda content: content["parts"]["of"].pop("user"),
+        lambda content: content["parts"]["of"]["top"][0].append({"weights": "layers/of_no_model"}),
+        lambda content: content["parts"].update(part="Engine"),
+        lambda content: content.update(inputs=3),
+    ],
+)
+def test_a_file_that_nobody_wrote_so(stored, tmp_path, change):
+    model = test_ranking_algebra.trained_like("all")
+    assert stored(model, Dlrm) is not None
+    path = tmp_path / "inner" / "model.parts.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    sums = {f"inner/{file.name}": sha256(file) for file in path.parent.iterdir()}
+    with pytest.raises(ArtifactError, match=r"does not name the parts of model\.keras"):
+        stored_parts(tmp_path, "inner/model.keras", sums, Dlrm, inputs_of(model))
 
 
 @pytest.fixture(scope="module")
