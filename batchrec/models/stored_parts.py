@@ -14,6 +14,7 @@ import json
 import struct
 import zipfile
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -99,7 +100,7 @@ def stored_parts(folder: Path, name: str, sums: Mapping[str, str], kind: type[Ki
         if content["format"] != FORMAT or content["model"] != sums.get(name) or set(content["inputs"]) != inputs:
             return None
         with _weights_of(path) as weights:
-            parts = _decoded(content["parts"], lambda weight: np.ascontiguousarray(weights[weight][...], np.float32))
+            parts = _decoded(content["parts"], partial(_own_weights, weights))
     except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{described} does not name the parts of {path.name} ({type(error).__name__}: {error})",
@@ -162,6 +163,27 @@ def _weights_of(path: Path) -> Any:
     import h5py
 
     return h5py.File(_Member(path, _WEIGHTS), "r")
+
+
+def _own_weights(weights: Any, name: str) -> Floats:
+    """Read weights that lie in the file itself: HDF5 can name other files, of which nobody has the sum.
+
+    Raises
+    ------
+    KeyError
+        There are none of this name.
+    ValueError
+        They lie elsewhere.
+    """
+    import h5py
+
+    node, is_own = weights, True
+    for step in name.split("/"):
+        is_own &= isinstance(node.get(step, h5py.HardLink(), getlink=True), h5py.HardLink)
+        node = node[step] if is_own else node
+    if not is_own or node.external or node.is_virtual:
+        raise ValueError(f"{name} lies in another file")
+    return np.ascontiguousarray(node[...], np.float32)
 
 
 def _arrays(weights: Any) -> Iterator[tuple[str, Floats]]:

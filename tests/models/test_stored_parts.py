@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from dataclasses import fields, is_dataclass
 
+import h5py
 import keras
 import numpy as np
 import pyarrow.parquet as pq
@@ -129,6 +131,45 @@ def test_a_file_that_nobody_wrote_so(stored, tmp_path, change):
     path.write_text(json.dumps(content))
     sums = {f"inner/{file.name}": sha256(file) for file in path.parent.iterdir()}
     with pytest.raises(ArtifactError, match=r"does not name the parts of model\.keras"):
+        stored_parts(tmp_path, "inner/model.keras", sums, Dlrm, inputs_of(model))
+
+
+@pytest.mark.parametrize("place", ["link", "soft link", "external", "virtual"])
+def test_weights_that_lie_in_another_file(stored, tmp_path, place):
+    """As a bundle of somebody else may have it: nobody has summed that file, and it may be a secret."""
+    model = test_ranking_algebra.trained_like("all")
+    assert stored(model, Dlrm) is not None
+    path, weights, outside = tmp_path / "inner" / "model.keras", tmp_path / "weights.h5", tmp_path / "outside"
+    described = path.with_name("model.parts.json")
+    content = json.loads(described.read_text())
+    name = content["parts"]["of"]["top"][0][0]["weights"]
+    with zipfile.ZipFile(path) as source:
+        members = {member: source.read(member) for member in source.namelist()}
+    weights.write_bytes(members["model.weights.h5"])
+    with h5py.File(weights, "a") as file:
+        numbers = np.full(file[name].shape, 42, np.float32)
+        del file[name]
+        if place == "external":
+            numbers.tofile(outside)
+            file.create_dataset(name, numbers.shape, numbers.dtype, external=[(outside, 0, numbers.nbytes)])
+        else:
+            with h5py.File(outside, "w") as other:
+                other["kernel"] = numbers
+            if place == "virtual":
+                layout = h5py.VirtualLayout(numbers.shape, numbers.dtype)
+                layout[...] = h5py.VirtualSource(outside, "kernel", numbers.shape)
+                file.create_virtual_dataset(name, layout)
+            else:
+                link = h5py.ExternalLink(outside, "kernel")
+                file["elsewhere" if place == "soft link" else name] = link
+                if place == "soft link":
+                    file[name] = h5py.SoftLink("/elsewhere")
+    with zipfile.ZipFile(path, "w") as target:
+        for member, data in (members | {"model.weights.h5": weights.read_bytes()}).items():
+            target.writestr(member, data)
+    described.write_text(json.dumps(content | {"model": sha256(path)}))
+    sums = {f"inner/{file.name}": sha256(file) for file in path.parent.iterdir()}
+    with pytest.raises(ArtifactError, match="lies in another file"):
         stored_parts(tmp_path, "inner/model.keras", sums, Dlrm, inputs_of(model))
 
 
