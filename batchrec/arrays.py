@@ -132,9 +132,10 @@ def best_first(positions: Array, *keys: Array) -> Array:
     ordered = xp.take_along_axis(first, permutation, axis=-1)
     is_real = xp.take_along_axis(positions, permutation, axis=-1) >= 0
     is_tied = xp.any((ordered[:, 1:] == ordered[:, :-1]) & (is_real[:, 1:] | is_real[:, :-1]), axis=1)
-    tied, clear = xp.nonzero(is_tied)[0], xp.nonzero(~is_tied)[0]
+    tied = xp.nonzero(is_tied)[0]
     if tied.shape[0] == 0:
         return permutation
+    clear = xp.nonzero(~is_tied)[0]
     by_all = _by_all_keys(gather(positions, tied), *(gather(key, tied) for key in keys))
     back = xp.argsort(xp.concat([clear, tied]))
     return gather(xp.concat([gather(permutation, clear), by_all]), back)
