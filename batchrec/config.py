@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from batchrec.engine.cluster import LOCAL, checked_place
 from batchrec.errors import ConfigError
 from batchrec.log import LogFormat
-from batchrec.output.storage import is_url
+from batchrec.output.storage import is_url, local_path
 from batchrec.schema import output_columns
 from batchrec.times import duration_of, moment_of
 
@@ -170,7 +170,7 @@ class JobConfig(BaseSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _path_unless_url(cls, value: object) -> object:
-        return Path(value) if isinstance(value, str) and not is_url(value) else value
+        return local_path(value) if isinstance(value, str) and not is_url(value) else value
 
     @field_validator("suppress")
     @classmethod

@@ -11,8 +11,9 @@ from batchrec.models.device_index import DeviceIndex
 from batchrec.models.device_models import DeviceTower, device_pair_scorer
 from batchrec.models.device_ranking import DeviceRanking
 from batchrec.models.index import read_index
+from batchrec.models.opening import open_ranker, when_called
 from batchrec.models.precision import in_precision
-from batchrec.models.serving import load_model, open_ranker, when_called
+from batchrec.models.serving import load_model
 from batchrec.models.tensors import on_device
 from batchrec.pipeline import Line, Users
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from batchrec.errors import ConfigError
+from batchrec.errors import ConfigError, SinkError
 from batchrec.models.bundle import Bundle, save_format, sha256
 from batchrec.models.bundle_format import BUNDLE_FILE, IndexFormat
 from batchrec.models.index import FLAT_UP_TO, Tuned, build_index, write_index
-from batchrec.output.storage import is_url, open_storage
+from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.progress import say
 from batchrec.remote_bundle import fetch, format_at, named_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = Literal["auto", "flat", "ivf"]
 
@@ -56,7 +58,7 @@ def build(place: Path | str, recall_at: int = 100, target: float = 0.99, kind: K
             "correct the one that is out of range",
         )
     if not is_url(str(place)):
-        return _built(Bundle.open(Path(place), check_index=False), str(place), recall_at, target, kind)
+        return _built(Bundle.open(local_path(str(place)), check_index=False), str(place), recall_at, target, kind)
     storage = open_storage(place)
     before = format_at(place).index
     with storage.scratch("index") as folder, named_by(place, folder):
@@ -87,8 +89,14 @@ def _store(bundle: Bundle, tuned: Tuned) -> IndexFormat:
         sum_ = sha256(temporary)
         name = f"index-{sum_[:12]}.faiss"
         temporary.replace(bundle.folder / name)
+    except (OSError, RuntimeError) as error:  # Faiss raises the latter
+        raise SinkError(
+            f"the index cannot be written into {bundle.folder} ({str(error).strip().splitlines()[-1]})",
+            "let this user write there and see that the disk has room, or build it on a copy of the bundle",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     index = IndexFormat(
         path=name,
         kind=tuned.kind,

@@ -21,8 +21,9 @@ from batchrec.increments.digest import items_fingerprint
 from batchrec.log import set_up_log
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
+from batchrec.models.opening import open_ranker, open_tower, when_called
 from batchrec.models.ranking_algebra import RankingAlgebra
-from batchrec.models.serving import as_pair_scorer, open_ranker, open_tower, when_called
+from batchrec.models.serving import as_pair_scorer
 from batchrec.models.threads import set_up_arrow
 from batchrec.pipeline import Line
 from batchrec.remote_bundle import local_bundle, named_by

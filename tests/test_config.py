@@ -65,6 +65,11 @@ def test_an_empty_variable_is_none(monkeypatch, job_file):
     assert load_config(NEEDED, job_file("seed = 5")).seed == 5
 
 
+def test_a_bundle_of_this_machine_by_its_url():
+    assert load_config(NEEDED | {"bundle": "file:///a%20b/c"}, None).bundle == Path("/a b/c")
+    assert load_config(NEEDED | {"bundle": "s3://a/c"}, None).bundle == "s3://a/c"
+
+
 def test_variables_of_the_feature_repository_and_the_tests_are_none_of_ours(monkeypatch):
     monkeypatch.setenv("BATCHREC_DATA", "/data")
     monkeypatch.setenv("BATCHREC_FEATURE_DATA", "/data")

@@ -5,10 +5,9 @@ A fixed shape means one compiled program and, on one device, the same bits for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,19 +16,18 @@ import numpy.typing as npt
 from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
-from batchrec.models.dlrm import Dlrm, take_apart
+from batchrec.models.dlrm import take_apart
 from batchrec.models.keras_graph import inputs_of
 from batchrec.models.ranking_algebra import Prepared, RankingAlgebra, prepare
-from batchrec.models.stored_parts import stored_parts
 from batchrec.models.tensors import jitted
 from batchrec.models.threads import set_up_tensorflow, turn
 from batchrec.models.tower_algebra import TowerAlgebra
-from batchrec.models.tower_parts import Tower, take_tower_apart
+from batchrec.models.tower_parts import take_tower_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchrec.models.bundle import Bundle
+    from batchrec.models.dlrm import Dlrm
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 BatchFunction = Callable[[Arrays], npt.NDArray[np.float32]]
@@ -93,7 +91,7 @@ class Model:
         except (TypeError, ValueError, LookupError) as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
             raise ArtifactError(
-                f"model {self.path} cannot be run on {shapes} ({_first_line(error)})",
+                f"model {self.path} cannot be run on {shapes} ({first_line(error)})",
                 "describe its inputs in bundle.json as they were when it was trained",
             ) from error
 
@@ -146,49 +144,19 @@ def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prep
     return prepare(parts, items)
 
 
-def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepared | None, Callable[[], Model]]:
-    """Return a bundle's ranker by its parts, or None as :func:`ranking_algebra` does, and the whole of it.
+def refuse_no_numbers(path: Path, weights: Iterable[npt.NDArray[np.generic]]) -> None:
+    """See that all weights of a model are finite: a list made with others would be empty or in no order.
 
-    Parameters
-    ----------
-    bundle
-        The bundle.
-    users, items
-        As :func:`ranking_algebra` takes them.
-
-    Returns
-    -------
-    prepared
-        What computing it by parts begins with.
-    whole
-        Returns the model, which is not loaded before it is asked for where the bundle stores the parts.
+    Raises
+    ------
+    ArtifactError
+        Some are not.
     """
-    path, inputs = bundle.format.ranker.path, users | set(items)
-    whole = cache(lambda: load_model(bundle.folder / path, inputs))
-    parts = stored_parts(bundle.folder, path, bundle.format.files, Dlrm, inputs)
-    if parts is None:
-        model = whole().keras
-        parts = None if model is None else take_apart(model)
-    return prepared_ranking(parts, users, items), whole
-
-
-def when_called(load: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """Return a function that is loaded when it is called; `load` keeps what it loads."""
-
-    def call(argument: Any) -> Any:
-        return load()(argument)
-
-    return call
-
-
-def open_tower(bundle: Bundle) -> TowerAlgebra | QueryTower:
-    """Return a bundle's query tower over any number of users, by its algebra if it is the project's own."""
-    tower, dimension = bundle.format.query_tower, bundle.format.embedding_dimension
-    inputs = {one.name for one in tower.inputs} | {HISTORY}
-    parts = stored_parts(bundle.folder, tower.path, bundle.format.files, Tower, inputs)
-    if parts is not None and parts.items.shape[1] == dimension:
-        return TowerAlgebra(parts)
-    return query_tower(load_model(bundle.folder / tower.path, inputs), dimension)
+    if not all(np.isfinite(one).all() for one in weights if np.issubdtype(one.dtype, np.floating)):
+        raise ArtifactError(
+            f"model {path} has weights that are not finite numbers",
+            "train it again: its training diverged, or its weights were changed since",
+        )
 
 
 def query_tower(model: Model, dimension: int) -> TowerAlgebra | QueryTower:
@@ -280,10 +248,11 @@ def _load_keras(path: Path) -> tuple[Model, set[str]]:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its layers raise
         raise ArtifactError(
-            f"{path} cannot be loaded by Keras in safe mode ({type(error).__name__}: {_first_line(error)})",
+            f"{path} cannot be loaded by Keras in safe mode ({type(error).__name__}: {first_line(error)})",
             "save the model with `model.save('model.keras')`, of layers that need no code of their own",
         ) from error
     _refuse_outputs(path, len(model.outputs or ()))
+    refuse_no_numbers(path, model.get_weights())
     if not on_tensorflow:
         return Model(path, model.predict_on_batch, jitted(model), model), inputs_of(model)
     on_tensors = _tensorflow_function(model)
@@ -328,11 +297,12 @@ def _load_saved_model(path: Path) -> tuple[Model, set[str]]:
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise ArtifactError(
             f"{path} cannot be loaded as a TensorFlow SavedModel with a signature 'serving_default' "
-            f"({type(error).__name__}: {_first_line(error)})",
+            f"({type(error).__name__}: {first_line(error)})",
             "export it with `model.export(folder)`",
         ) from error
     specs: dict[str, Any] = signature.structured_input_signature[1]
     _refuse_outputs(path, len(signature.structured_outputs))
+    refuse_no_numbers(path, (variable.numpy() for variable in signature.variables))
 
     def on_tensors(tensors: Arrays) -> Any:
         cast = {name: tf.cast(tensors[name], spec.dtype) for name, spec in specs.items()}
@@ -355,7 +325,8 @@ def _refuse_outputs(path: Path, outputs: int) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says that is not empty, or else its type."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line), type(error).__name__)[:200]
 

@@ -65,7 +65,7 @@ def store_parts(model: Any, path: Path) -> None:
         return
     with _weights_of(path) as weights:
         names = {_key(array): name for name, array in _arrays(weights)}
-        named = _encoded(parts, lambda array: names[_key(array)])
+        named = _encoded(parts, lambda values: names[_key(values)])
     content = {"format": FORMAT, "model": sha256(path), "inputs": sorted(inputs_of(model)), "parts": named}
     path.with_suffix(SUFFIX).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -101,12 +101,24 @@ def stored_parts(folder: Path, name: str, sums: Mapping[str, str], kind: type[Ki
             return None
         with _weights_of(path) as weights:
             parts = _decoded(content["parts"], partial(_own_weights, weights))
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError, zipfile.BadZipFile) as error:
         raise ArtifactError(
             f"{described} does not name the parts of {path.name} ({type(error).__name__}: {error})",
             f"take it out of the bundle and out of {BUNDLE_FILE}, or make the bundle again with `batchrec train`",
         ) from error
     return parts if isinstance(parts, kind) else None
+
+
+def arrays_in(value: Any) -> Iterator[Floats]:
+    """Return every array among nested parts, and every number as one."""
+    if isinstance(value, (np.ndarray, float, np.floating)):
+        yield np.asarray(value)
+    elif isinstance(value, dict | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from arrays_in(one)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from arrays_in(getattr(value, field.name))
 
 
 class _Member(io.RawIOBase):
@@ -202,7 +214,7 @@ def _encoded(value: Any, name_of: Callable[[Floats], str]) -> Any:
     if isinstance(value, np.ndarray):
         return {"weights": name_of(value)}
     if isinstance(value, np.float32):
-        return {"float32": float(value)}
+        return {"number": name_of(np.full((1, 1), value))}
     if isinstance(value, tuple):
         return [_encoded(one, name_of) for one in value]
     if isinstance(value, dict):
@@ -220,8 +232,11 @@ def _decoded(value: Any, array_of: Callable[[str], Floats]) -> Any:
         return value
     if "weights" in value:
         return array_of(value["weights"])
-    if "float32" in value:
-        return np.float32(value["float32"])
+    if "number" in value:
+        return array_of(value["number"]).reshape(())[()]
     if "named" in value:
         return {name: _decoded(one, array_of) for name, one in value["named"]}
-    return _PARTS[value["part"]](**{name: _decoded(one, array_of) for name, one in value["of"].items()})
+    inner = {name: _decoded(one, array_of) for name, one in value["of"].items()}
+    if not isinstance(inner.get("epsilon", 0.0), float):
+        raise TypeError(f"epsilon is {inner['epsilon']!r}, expected a number")
+    return _PARTS[value["part"]](**inner)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batchrec import index as index_command
-from batchrec.errors import ArtifactError, BatchrecError, ConfigError
+from batchrec.errors import ArtifactError, BatchrecError, ConfigError, SinkError
 from batchrec.models.bundle import Bundle, sha256
 from batchrec.models.index import ItemIndex
 from tests.models.bundles import make_bundle, read_json
@@ -158,6 +158,25 @@ def test_keras_is_not_needed(bundle):
     done = subprocess.run([sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(30, "Read-only file system"), RuntimeError("in f\nError: Permission denied")]
+)
+def test_a_folder_that_cannot_be_written(bundle, monkeypatch, error):
+    def write(*_):
+        raise error
+
+    before = index_files(bundle)
+    monkeypatch.setattr(index_command, "write_index", write)
+    with pytest.raises(SinkError, match=r"the index cannot be written into .*(Read-only|Permission denied)"):
+        index_command.build(bundle, recall_at=3)
+    assert index_files(bundle) == before
+    open_index(bundle)
+
+
+def test_a_bundle_by_a_url_of_this_machine(bundle):
+    assert index_command.build(f"file://{bundle}", recall_at=3)["items"] == len(Bundle.open(bundle).item_ids)
 
 
 def test_no_bundle(tmp_path):

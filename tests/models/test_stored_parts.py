@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrec.errors import ArtifactError
-from batchrec.models.bundle import read_format, sha256, write_format
+from batchrec.models.bundle import Bundle, read_format, sha256, write_format
 from batchrec.models.dlrm import Dlrm, take_apart
 from batchrec.models.keras_graph import inputs_of
+from batchrec.models.opening import open_tower
 from batchrec.models.stored_parts import store_parts, stored_parts
 from batchrec.models.tower_parts import Tower, take_tower_apart
 from tests.models import test_ranking_algebra, test_tower_algebra
@@ -120,6 +122,8 @@ def test_a_file_that_is_not_read(stored, tmp_path, change):
         lambda content: content["parts"]["of"]["top"][0].append({"weights": "layers/of_no_model"}),
         lambda content: content["parts"].update(part="Engine"),
         lambda content: content.update(inputs=3),
+        lambda content: content["parts"]["of"]["user"]["of"].update(epsilon="x"),
+        lambda content: content["parts"]["of"]["top"].append(json.loads("[" * 900 + "]" * 900)),
     ],
 )
 def test_a_file_that_nobody_wrote_so(stored, tmp_path, change):
@@ -193,6 +197,49 @@ finally:
     heavy = {"keras", "keras_rs", "tensorflow", "jax"}
     print("imported:", *(heavy & sys.modules.keys()), file=sys.stderr)
 """
+
+
+class TestOpened:
+    """The files of a bundle, mended by hand so that all sums are right."""
+
+    @pytest.fixture
+    def bundle(self, shop, tmp_path):
+        folder = tmp_path / "bundle"
+        shutil.copytree(shop.bundle, folder)
+        return folder
+
+    @staticmethod
+    def mend(folder):
+        said = read_format(folder)
+        for model in (said.ranker.path, said.query_tower.path):
+            path = (folder / model).with_suffix(".parts.json")
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"model": sha256(folder / model)}))
+        write_format(folder, said.model_dump(exclude={"files"}), list(said.files))
+        return Bundle.open(folder)
+
+    @pytest.mark.parametrize("by_parts", [True, False])
+    def test_a_model_that_diverged(self, bundle, by_parts):
+        path = bundle / read_format(bundle).query_tower.path
+        model = keras.saving.load_model(path, compile=False)
+        weights = model.get_weights()
+        weights[-1][...] = np.nan
+        model.set_weights(weights)
+        model.save(path)
+        if not by_parts:
+            path.with_suffix(".parts.json").write_text('{"format": 0}')
+        with pytest.raises(ArtifactError, match=r"query_tower\.keras has weights that are not finite numbers"):
+            open_tower(self.mend(bundle))
+
+    @pytest.mark.parametrize(
+        "change", [{"weights": "layers/functional/layers/layer_normalization_4/vars/0"}, "text", None, 1.0]
+    )
+    def test_parts_that_do_not_fit_together(self, bundle, change):
+        path = (bundle / read_format(bundle).query_tower.path).with_suffix(".parts.json")
+        content = json.loads(path.read_text())
+        content["parts"]["of"]["items"] = change
+        path.write_text(json.dumps(content))
+        with pytest.raises(ArtifactError, match="do not fit together"):
+            open_tower(self.mend(bundle))
 
 
 def run(shop, output, run_id):
