@@ -80,7 +80,7 @@ class Dlrm:
 
 
 def take_apart(model: Any) -> Dlrm | None:
-    """Return the parts of a Keras model, or None if it is not the project's ranker."""
+    """Return the parts of a Keras model, or None if it is not the project's ranker, or None itself."""
     from batchrec.models.ranker import build_ranker
 
     shape = _shape_of(model)

@@ -31,7 +31,7 @@ def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepare
     bundle
         The bundle.
     users, items
-        As :func:`~batchrec.models.serving.ranking_algebra` takes them.
+        As :func:`~batchrec.models.serving.prepared_ranking` takes them.
 
     Returns
     -------
@@ -46,8 +46,7 @@ def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepare
     if parts is not None:
         with _fitting(bundle.folder / path, parts):
             return prepared_ranking(parts, users, items), whole
-    model = whole().keras
-    return prepared_ranking(None if model is None else take_apart(model), users, items), whole
+    return prepared_ranking(take_apart(whole().keras), users, items), whole
 
 
 def when_called(load: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
-from batchrec.models.dlrm import take_apart
 from batchrec.models.keras_graph import inputs_of
-from batchrec.models.ranking_algebra import Prepared, RankingAlgebra, prepare
+from batchrec.models.ranking_algebra import Prepared, prepare
 from batchrec.models.tensors import jitted
 from batchrec.models.threads import set_up_tensorflow, turn
 from batchrec.models.tower_algebra import TowerAlgebra
@@ -121,24 +120,18 @@ def load_model(path: Path, inputs: set[str]) -> Model:
     return model
 
 
-def ranking_algebra(ranker: Model, users: set[str], items: Arrays) -> RankingAlgebra | None:
-    """Return the ranker computed by parts, or None where it is not the project's own and pairs must be unrolled.
+def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prepared | None:
+    """Return what computing a ranker by its parts begins with, or None where pairs must be unrolled.
 
     Parameters
     ----------
-    ranker
-        The ranker.
+    parts
+        Of the ranker; None where it is not the project's own.
     users
         Names of the inputs that depend on the user.
     items
         All other inputs, for every item, (N, …) each.
     """
-    prepared = prepared_ranking(take_apart(ranker.keras) if ranker.keras is not None else None, users, items)
-    return None if prepared is None else RankingAlgebra(prepared)
-
-
-def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prepared | None:
-    """Return what computing a ranker by its parts begins with, or None as :func:`ranking_algebra` does."""
     if parts is None or parts.user.inputs != users or parts.item.inputs != items.keys():
         return None
     return prepare(parts, items)
@@ -169,7 +162,7 @@ def query_tower(model: Model, dimension: int) -> TowerAlgebra | QueryTower:
     dimension
         d, of query embeddings.
     """
-    parts = take_tower_apart(model.keras) if model.keras is not None else None
+    parts = take_tower_apart(model.keras)
     if parts is None or parts.items.shape[1] != dimension:
         return QueryTower(model, dimension)
     return TowerAlgebra(parts)

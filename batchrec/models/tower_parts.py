@@ -118,7 +118,7 @@ class Tower:
 
 
 def take_tower_apart(model: Any) -> Tower | None:
-    """Return the parts of a Keras model, or None if it is not the project's query tower."""
+    """Return the parts of a Keras model, or None if it is not the project's query tower, or None itself."""
     from batchrec.models.serving_tower import serving_model
     from batchrec.models.tower_training import TwoTower
 

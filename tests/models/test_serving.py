@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from batchrec.errors import ArtifactError
+from batchrec.models.dlrm import take_apart
 from batchrec.models.ranker import RankerShape, build_ranker
+from batchrec.models.ranking_algebra import RankingAlgebra
 from batchrec.models.serving import (
     HISTORY,
     QUERY_BATCH,
@@ -19,7 +21,7 @@ from batchrec.models.serving import (
     QueryTower,
     as_pair_scorer,
     load_model,
-    ranking_algebra,
+    prepared_ranking,
 )
 from batchrec.models.towers import TowerShape, feature_encoder, history_encoder, query_head
 from tests.models.support import small_shape
@@ -199,10 +201,14 @@ def test_a_pair_scores_the_same_at_any_place_of_a_batch(folder):
 ITEM_INPUTS = {"item_code", "item_embedding"}
 
 
+def by_parts(path, inputs, users, items):
+    return prepared_ranking(take_apart(load_model(path, inputs).keras), users, items)
+
+
 def test_the_own_ranker_is_computed_by_parts(folder, ranker):
     pairs = pair_inputs(N_ITEMS, 8)
     items = {name: pairs.pop(name) for name in ITEM_INPUTS}
-    score = ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items)
+    score = RankingAlgebra(by_parts(folder / "ranker.keras", PAIR_INPUTS, set(pairs), items))
     scores = score(pairs, np.arange(N_ITEMS)[:, None])
     expected = ranker.predict(pairs | items, verbose=0)
     np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-5, atol=1e-5)
@@ -212,13 +218,13 @@ def test_the_own_ranker_is_computed_by_parts(folder, ranker):
 def test_other_models_are_not(folder, name):
     inputs = {HISTORY, "city", "age"} if name == "tower.keras" else PAIR_INPUTS
     items = {name: column for name, column in pair_inputs(9, 8).items() if name in ITEM_INPUTS}
-    assert ranking_algebra(load_model(folder / name, inputs), inputs - ITEM_INPUTS, items) is None
+    assert by_parts(folder / name, inputs, inputs - ITEM_INPUTS, items) is None
 
 
 def test_nor_is_a_ranker_that_reads_a_users_feature_from_the_item(folder):
     pairs = pair_inputs(9, 8)
     items = {name: pairs.pop(name) for name in ITEM_INPUTS | {"city"}}
-    assert ranking_algebra(load_model(folder / "ranker.keras", PAIR_INPUTS), set(pairs), items) is None
+    assert by_parts(folder / "ranker.keras", PAIR_INPUTS, set(pairs), items) is None
 
 
 @pytest.mark.parametrize("name", ["tower.keras", "tower"])
