@@ -12,8 +12,8 @@ from pathlib import Path
 import batchrec
 
 _VERSIONS_OF = (
-    *("cupy-cuda12x", "cupy-cuda13x", "dask", "faiss-cpu", "faiss-gpu", "feast", "jax", "keras", "numpy", "pyarrow"),
-    *("tensorflow-cpu", "tensorflow"),
+    *("cupy-cuda12x", "cupy-cuda13x", "dask", "faiss-cpu", "faiss-gpu", "feast", "jax", "keras"),
+    *("numba", "numpy", "pyarrow", "tensorflow-cpu", "tensorflow"),
 )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchrec.models.hits import best_first, is_settled, multiply, unit_error
-from batchrec.models.proposals import COLUMNS_A_WORD, Proposals, propose
+from batchrec.models.proposals import Proposals, propose
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SPARE = 16
 """Proposals beyond those asked for: enough to see a gap in the scores that is wider than rounding."""
 
-CROWD = 8
+CROWD = 2
 """Times as many proposals as were asked for after which a query's vectors count as nearly all alike."""
 
 SCORES_A_BLOCK = 1 << 22
@@ -89,17 +89,9 @@ class ExactSearch:
 
     def _propose(self, queries: Floats, count: int) -> Proposals:
         if len(self._vectors) <= LARGE or count >= len(self._vectors):
-            return propose(self._all_scores(queries), count, CROWD * count)
+            return propose(np.matmul(queries, self._vectors.T), count, CROWD * count)
         scores, places = _by_faiss(queries, self._vectors, count)
         return Proposals(scores[:, -1], places)
-
-    def _all_scores(self, queries: Floats) -> Floats:
-        """Multiply by BLAS; -inf in the columns that fill the last word."""
-        n = len(self._vectors)
-        scores = np.empty((len(queries), -(-n // COLUMNS_A_WORD) * COLUMNS_A_WORD), np.float32)
-        np.matmul(queries, self._vectors.T, out=scores[:, :n])
-        scores[:, n:] = -np.inf
-        return scores
 
 
 def _by_faiss(queries: Floats, vectors: Floats, count: int) -> tuple[Floats, Integers]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchrec.models.compiled import compiled
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 ROUNDING = 2.0**-24
 """Largest relative error of one float32 operation."""
+
+NONE = np.iinfo(np.int64).max
+"""The key of what is no hit; it stands last."""
 
 
 def multiply(queries: Floats, vectors: Floats, places: Integers) -> Floats:
@@ -53,17 +58,36 @@ def best_first(scores: Floats, positions: Integers, depth: int) -> tuple[Floats,
     positions
         (m, depth) int64, -1 where there is no further one and where the score is not a number.
     """
-    bits = (scores + np.float32(0)).view(np.int32)
-    # Of negative numbers, a higher pattern is a lower number.
-    falling = ~np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
-    keys = (falling.astype(np.int64) << 32) | positions
-    keys = np.where((positions < 0) | np.isnan(scores), np.iinfo(np.int64).max, keys)
-    keys = np.sort(keys, axis=1)[:, :depth]
-    keys = np.pad(keys, ((0, 0), (0, depth - keys.shape[1])), constant_values=np.iinfo(np.int64).max)
-    rising = ~(keys >> 32).astype(np.int32)
-    ordered = np.where(rising < 0, rising ^ np.int32(0x7FFFFFFF), rising).view(np.float32)
-    is_none = keys == np.iinfo(np.int64).max
-    return np.where(is_none, np.float32(-np.inf), ordered), np.where(is_none, -1, keys & 0xFFFFFFFF)
+    keys = np.empty(scores.shape, np.int64)
+    _to_keys(scores, positions, keys)
+    keys.sort(axis=1)
+    ordered, places = np.empty((len(keys), depth), np.float32), np.empty((len(keys), depth), np.int64)
+    _from_keys(keys, ordered, places)
+    return ordered, places
+
+
+@compiled
+def _to_keys(scores: Floats, positions: Integers, keys: Integers) -> None:
+    for r in range(keys.shape[0]):
+        for c in range(keys.shape[1]):
+            bits = np.int64(np.float32(scores[r, c] + np.float32(0)).view(np.int32))
+            # Of negative numbers, a higher pattern is a lower number.
+            rising = bits if bits >= 0 else bits ^ 0x7FFFFFFF
+            is_none = positions[r, c] < 0 or scores[r, c] != scores[r, c]
+            keys[r, c] = NONE if is_none else (~rising << 32) | positions[r, c]
+
+
+@compiled
+def _from_keys(keys: Integers, scores: Floats, positions: Integers) -> None:
+    kept = min(keys.shape[1], scores.shape[1])
+    for r in range(scores.shape[0]):
+        for c in range(kept):
+            rising = ~(keys[r, c] >> 32)
+            score = np.int32(rising if rising >= 0 else rising ^ 0x7FFFFFFF).view(np.float32)
+            scores[r, c] = -np.inf if keys[r, c] == NONE else score
+            positions[r, c] = -1 if keys[r, c] == NONE else keys[r, c] & 0xFFFFFFFF
+        scores[r, kept:] = -np.inf
+        positions[r, kept:] = -1
 
 
 def unit_error(vectors: Floats) -> float:

@@ -276,8 +276,7 @@ def _exactly(index: Any) -> ExactSearch:
 def _multiply_one_by_one() -> None:
     """Keep Faiss from multiplying many queries by BLAS, which gives other last bits at another place of the batch.
 
-    The setting is the process's own; whoever searches on the pool sets it as it needs it, since one index is searched
-    at a time.
+    The setting is the process's own: whoever searches on the pool sets it as the index needs it, of which there is one.
     """
     import faiss
 

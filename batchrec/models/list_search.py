@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchrec.models.exact_search import CROWD, SPARE, ExactSearch
+from batchrec.models.exact_search import SPARE, ExactSearch
 from batchrec.models.hits import best_first, is_settled, multiply, unit_error
-from batchrec.models.proposals import propose
-from batchrec.models.tiles import TILE, Tiles
+from batchrec.models.tiles import Tiles
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,8 +22,11 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
 
-SCORES_A_BLOCK = 1 << 24
-"""Scores held at a time in one thread: 64 MB. The more queries a block has, the more of them share a list."""
+TILES_A_BLOCK = 1 << 20
+"""Tiles that all queries of a block ask for, at most: 25 MB. The more queries there are, the more of them share one."""
+
+PROPOSALS_A_BLOCK = 1 << 21
+"""Hits asked for by all queries of a block, at most: 50 MB of proposals."""
 
 
 class ListSearch:
@@ -87,8 +89,8 @@ class ListSearch:
             (m, depth) int64, -1 where there is no further item.
         """
         _, lists = self._nearest(queries, nprobe)
-        widest = TILE * int(self._tiles.count(lists).sum(axis=1).max())
-        step = max(1, SCORES_A_BLOCK // max(widest, 1))
+        widest = int(self._tiles.count(lists).sum(axis=1).max())
+        step = max(1, min(TILES_A_BLOCK // max(widest, 1), PROPOSALS_A_BLOCK // depth))
         found = [
             self._search(queries[rows], depth, lists[rows])
             for rows in (slice(start, start + step) for start in range(0, len(queries), step))
@@ -97,12 +99,7 @@ class ListSearch:
         return np.concatenate(scores), np.concatenate(positions)
 
     def _search(self, queries: Floats, depth: int, lists: Integers) -> tuple[Floats, Integers]:
-        tile_of, scores = self._tiles.multiply(queries, lists)
-        asked = depth + SPARE
-        floors, columns = propose(scores, asked, CROWD * asked)
-        slots, within = np.divmod(columns, TILE)
-        tile = np.take_along_axis(tile_of, np.maximum(slots, 0), axis=1)
-        places = np.where(columns < 0, -1, self._tiles.starts[tile] + within)
+        floors, places = self._tiles.propose(queries, lists, depth + SPARE)
         exact = multiply(queries, self._vectors, places)
         scores, positions = best_first(exact, np.where(places < 0, -1, self._positions[places]), depth)
         for row in np.flatnonzero(~is_settled(scores[:, -1], floors, queries, self._error)):

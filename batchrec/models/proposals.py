@@ -1,8 +1,11 @@
 """Picking the few columns of a score matrix that can be among a row's best, without sorting it.
 
 A row is cut into groups. Each group's maximum is one of the row's scores, so the `count`-th largest of these maxima is
-no higher than the `count`-th largest score of all: whatever lies below it is out. One pass takes the maxima, one
-compares, and only some hundred columns a row are ever sorted.
+no higher than the `count`-th largest score of all: whatever lies below it is out. One pass takes the maxima, NumPy
+sorts them, and one pass compares. What is left is some half more than was asked for, and few enough to be counted
+again and again: a floor that hardly more than `count` of them reach is found by bisection.
+
+Where scores come piece by piece, a row keeps what reaches its floor so far, and raises it whenever its room is full.
 """
 
 from __future__ import annotations
@@ -11,18 +14,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from batchrec.models.compiled import compiled
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from batchrec.models.compiled import Number
+
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
+    Small = npt.NDArray[np.int32]
 
 GROUPS = 512
 """Groups a row where few columns are asked for: NumPy sorts rows of up to 512 numbers several times as fast as longer
 ones (docs/decisions/017-search-by-list.md)."""
 
-COLUMNS_A_WORD = 8
-"""Comparisons looked at together, a byte each; a score matrix has a multiple of these columns."""
+SPARE = 16
+"""Columns beyond those asked for with which a floor is close enough."""
+
+HALVINGS = 64
+"""Most steps of a bisection: every second one halves what patterns of numbers lie between, of which there are 2³²."""
 
 LOWEST = np.finfo(np.float32).min
 """What is lower, -inf, stands for no column at all."""
@@ -50,57 +61,241 @@ def propose(scores: Floats, count: int, limit: int) -> Proposals:
     Parameters
     ----------
     scores
-        (m, W) float32, C-contiguous, W a multiple of :data:`COLUMNS_A_WORD`, -inf where there is nothing.
+        (m, W) float32, C-contiguous, -inf where there is nothing.
     count
         At least 1.
     limit
         Most columns to return for a row. A row with more, of scores that are nearly all alike, gets none.
     """
     m, width = scores.shape
-    floors = _floors(scores, count)
-    found = _reaching(scores, np.maximum(floors, LOWEST))
-    counts = _counts(found, m, width)
-    crowded = counts > limit
-    if crowded.any():
-        floors[crowded] = np.nan
-        found = found[~np.repeat(crowded, counts)]
-        counts[crowded] = 0
-    return Proposals(floors, _by_row(found, counts, width))
+    floors, highest = _floors(scores, count)
+    counts = np.zeros(m, np.int64)
+    columns = np.full((m, min(limit, width)), -1, np.int64)
+    _propose(scores, count, highest, floors, counts, columns)
+    return Proposals(floors, np.ascontiguousarray(columns[:, : int(counts.max(initial=0))]))
 
 
-def _floors(scores: Floats, count: int) -> Floats:
-    """Return for each row a score that at least `count` of its columns reach; NaN where one is not a number."""
+class Running:
+    """Proposals from scores that come in pieces, in any order.
+
+    Parameters
+    ----------
+    rows
+        m.
+    count
+        As :func:`propose`; no more than twice as many columns are proposed for a row.
+    piece
+        Scores in each piece, at most `count` and some more.
+    """
+
+    def __init__(self, rows: int, count: int, piece: int) -> None:
+        self._count = count
+        self._floors = np.full(rows, LOWEST, np.float32)
+        self._highest = np.full(rows, -np.inf, np.float32)
+        self._kept = np.zeros(rows, np.int64)
+        room = 2 * count + SPARE + piece
+        self._values, self._columns = np.empty((rows, room), np.float32), np.empty((rows, room), np.int64)
+
+    def add(self, scores: Floats, rows: Integers, firsts: Integers) -> None:
+        """Look at pieces of rows.
+
+        Parameters
+        ----------
+        scores
+            (b, q, w) float32, C-contiguous, w as above; -inf where there is nothing.
+        rows
+            (b, q) int64: the row that each piece is of, never falling; what is of the same as the one before is
+            passed over.
+        firsts
+            (b,) int64: the column that these pieces begin with.
+        """
+        state = self._floors, self._highest, self._kept, self._values, self._columns
+        _add(scores, rows, firsts, self._count, *state)
+
+    def proposals(self) -> Proposals:
+        """Return what reaches a floor that at least `count` columns of its row reach; nothing can be added then."""
+        state = self._floors, self._highest, self._kept, self._values, self._columns
+        _end(self._count, *state)
+        none_left_out = self._floors == LOWEST
+        columns = np.ascontiguousarray(self._columns[:, : int(self._kept.max(initial=0))])
+        return Proposals(np.where(none_left_out, np.float32(-np.inf), self._floors), columns)
+
+
+@compiled
+def _add(
+    scores: Floats,
+    rows: Integers,
+    firsts: Integers,
+    count: int,
+    floors: Floats,
+    highest: Floats,
+    kept: Integers,
+    values: Floats,
+    columns: Integers,
+) -> None:
+    for i in range(scores.shape[0]):
+        for q in range(scores.shape[1]):
+            row = rows[i, q]
+            if q and row == rows[i, q - 1]:
+                continue
+            if kept[row] + scores.shape[2] > values.shape[1]:
+                floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
+                kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
+            _add_piece(scores[i, q], firsts[i], row, floors, highest, kept, values, columns)
+
+
+@compiled
+def _add_piece(
+    piece: Floats,
+    first: int,
+    row: int,
+    floors: Floats,
+    highest: Floats,
+    kept: Integers,
+    values: Floats,
+    columns: Integers,
+) -> None:
+    floor, reaching, below = floors[row], 0, 0
+    for j in range(len(piece)):
+        reaching += piece[j] >= floor
+        below += piece[j] < floor
+    if reaching + below < len(piece) or kept[row] + reaching > values.shape[1]:
+        floors[row], kept[row] = np.nan, 0  # given up: nothing reaches it any more
+    elif reaching:
+        n, high = kept[row], highest[row]
+        for j in range(len(piece)):
+            if piece[j] >= floor:
+                values[row, n], columns[row, n] = piece[j], first + j
+                n += 1
+                high = piece[j] if piece[j] > high else high
+        kept[row], highest[row] = n, high
+
+
+@compiled
+def _end(count: int, floors: Floats, highest: Floats, kept: Integers, values: Floats, columns: Integers) -> None:
+    for row in range(len(floors)):
+        floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
+        kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
+        columns[row, kept[row] :] = -1
+
+
+@compiled
+def _close_up(values: Floats, columns: Integers, floor: Number) -> int:
+    """Drop what lies below a floor; return how many are left, which come first."""
+    left = 0
+    for j in range(len(values)):  # without a branch, which a processor would guess wrong every second time
+        value, column = values[j], columns[j]
+        values[left], columns[left] = value, column
+        left += value >= floor
+    return left
+
+
+def _floors(scores: Floats, count: int) -> tuple[Floats, Floats]:
+    """Return for each row a score that at least `count` of its columns reach, NaN with one no number; the highest."""
     m, width = scores.shape
-    if count >= width:
-        return np.where(np.isnan(scores).any(axis=1), np.float32(np.nan), np.float32(-np.inf))
     groups = max(GROUPS, 1 << (2 * count - 1).bit_length())
-    size = max(1, width // groups)
-    heads, rest = scores, scores[:, :0]
-    if size > 1:
-        heads = scores[:, : size * groups].reshape(m, size, groups).max(axis=1)
-        rest = scores[:, size * groups :]
-    # NaN comes last in NumPy's order, and a maximum with NaN is NaN.
-    ordered = np.sort(heads, axis=1)
-    is_number = ~(np.isnan(ordered[:, -1]) | np.isnan(rest).any(axis=1))
-    return np.where(is_number, ordered[:, -count], np.float32(np.nan))
+    heads = np.empty((m, min(groups, width)), np.float32)
+    is_number = np.empty(m, np.bool_)
+    _take_heads(scores, heads, is_number)
+    heads.sort(axis=1)
+    floors = heads[:, -count] if count < heads.shape[1] else np.full(m, -np.inf, np.float32)
+    return np.where(is_number, floors, np.float32(np.nan)), heads[:, -1].copy()
 
 
-def _reaching(scores: Floats, floors: Floats) -> Integers:
-    """Return flat places of the scores that reach their row's floor, ascending."""
-    reach = (scores >= floors[:, None]).reshape(-1)
-    words = np.flatnonzero(reach.view(np.uint64))
-    word, within = np.divmod(np.flatnonzero(reach.reshape(-1, COLUMNS_A_WORD)[words]), COLUMNS_A_WORD)
-    return words[word] * COLUMNS_A_WORD + within
+@compiled
+def _take_heads(scores: Floats, heads: Floats, is_number: npt.NDArray[np.bool_]) -> None:
+    """Take the largest score of each group, one of every so many columns of a row."""
+    groups = heads.shape[1]
+    for r in range(len(scores)):
+        row, largest = scores[r], heads[r]
+        strange = 0
+        for j in range(len(row)):
+            strange += row[j] != row[j]
+        is_number[r] = strange == 0
+        largest[:] = row[:groups]
+        for start in range(groups, len(row) - groups + 1, groups):
+            group = row[start : start + groups]
+            for j in range(groups):
+                largest[j] = group[j] if group[j] > largest[j] else largest[j]
 
 
-def _counts(found: Integers, m: int, width: int) -> Integers:
-    """Return how many of the ascending flat places lie in each of m rows."""
-    return np.diff(np.searchsorted(found, np.arange(m + 1) * width))
+@compiled
+def _propose(scores: Floats, count: int, highest: Floats, floors: Floats, counts: Integers, columns: Integers) -> None:
+    """Raise each row's floor as far as it goes, and write down what reaches it."""
+    values, places = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int32)
+    for r in range(len(scores)):
+        if np.isnan(floors[r]):
+            continue
+        left = _left(scores[r], max(floors[r], LOWEST), values, places)
+        floors[r] = _raised(values[:left], count, floors[r], highest[r])
+        found = _reaching(values[:left], max(floors[r], LOWEST))
+        if found > columns.shape[1]:
+            floors[r] = np.nan
+        else:
+            counts[r] = found
+            _keep(values[:left], places, max(floors[r], LOWEST), columns[r])
 
 
-def _by_row(found: Integers, counts: Integers, width: int) -> Integers:
-    """Lay out ascending flat places, `counts` of each row, as one row of columns each."""
-    rows = np.repeat(np.arange(len(counts)), counts)
-    columns = np.full((len(counts), int(counts.max(initial=0))), -1, np.int64)
-    columns[rows, np.arange(len(found)) - (np.cumsum(counts) - counts)[rows]] = found - rows * width
-    return columns
+@compiled
+def _left(row: Floats, floor: Number, values: Floats, places: Small) -> int:
+    """Put the scores that reach a floor into `values` and their columns into `places`; return how many there are."""
+    left = 0
+    for j in range(len(row)):
+        if row[j] >= floor:
+            values[left], places[left] = row[j], j
+            left += 1
+    return left
+
+
+@compiled
+def _raised(values: Floats, count: int, low: Number, high: Number) -> Number:
+    """Raise a floor that at least `count` values reach, until few more do; `high` is the highest value."""
+    if len(values) <= count + SPARE:
+        return low
+    if _reaching(values, high) >= count:
+        return high
+    for halving in range(HALVINGS):  # enough reach `low`, too few reach `high`
+        middle = _between(low, high) if halving % 2 else np.float32((np.float64(low) + np.float64(high)) / 2)
+        if not low < middle < high:
+            continue
+        reaching = _reaching(values, middle)
+        if reaching < count:
+            high = middle
+            continue
+        low = middle
+        if reaching <= count + SPARE:
+            break
+    return low
+
+
+@compiled
+def _between(low: Number, high: Number) -> Number:
+    """Return the number whose pattern lies halfway."""
+    middle = (_pattern(low) + _pattern(high)) >> 1
+    return np.int32(middle if middle >= 0 else middle ^ np.int64(0x7FFFFFFF)).view(np.float32)
+
+
+@compiled
+def _pattern(value: Number) -> np.int64:
+    """Return the bits of a number as an integer, in the order of the numbers."""
+    bits = np.int64(np.float32(value).view(np.int32))
+    return bits if bits >= 0 else bits ^ np.int64(0x7FFFFFFF)
+
+
+@compiled
+def _reaching(values: Floats, floor: Number) -> int:
+    """Count the values that reach a floor."""
+    reaching = 0
+    for j in range(len(values)):
+        reaching += values[j] >= floor
+    return reaching
+
+
+@compiled
+def _keep(values: Floats, places: Small, floor: Number, columns: Integers) -> None:
+    """Put the places of the values that reach a floor into a row of the result."""
+    kept = 0
+    for j in range(len(values)):
+        if values[j] >= floor:
+            columns[kept] = places[j]
+            kept += 1

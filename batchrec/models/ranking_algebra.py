@@ -22,9 +22,11 @@ from array_api_compat import array_namespace, device
 
 from batchrec.arrays import MISSING, Array, gather, pad_columns
 from batchrec.errors import ArtifactError
+from batchrec.models.compiled import compiled, compiled_sums
 from batchrec.models.threads import one_thread_a_call, share_out
 
 if TYPE_CHECKING:
+    from batchrec.models.compiled import Number
     from batchrec.models.dlrm import Dlrm, Side
 
 Floats = npt.NDArray[np.float32]
@@ -32,6 +34,9 @@ Inputs = Mapping[str, npt.NDArray[np.generic]]
 
 PAIRS_A_BLOCK = 2048
 """Pairs in work at a time in one thread, about; what a block needs stays in a core's own cache."""
+
+ACTIVATED, OUTPUT = np.float32(0), np.float32(-np.inf)
+"""Below which what a layer gives is cut off: a ReLU's zero, and nothing."""
 
 USERS_A_PIECE = 256
 """Users whose own part is computed at once; it takes some hundred calls of NumPy, however few they are."""
@@ -151,9 +156,11 @@ class RankingAlgebra:
             return relevance
         check_codes(self._prepared.user, users)
         groups = _Groups.of(self._prepared, width)
+        # Users whose highest candidate is the same share many (minwise hashing: Broder 1997), which stay in the cache.
+        order = np.argsort(positions.max(axis=1), kind="stable")
 
         def score(start: int) -> None:
-            rows = slice(start, start + USERS_A_PIECE)
+            rows = order[start : start + USERS_A_PIECE]
             part = user_part(self._prepared, {name: users[name][rows] for name in self._prepared.user.inputs})
             relevance[rows] = self._scores(part, positions[rows], groups)
 
@@ -165,36 +172,36 @@ class RankingAlgebra:
         n_users, width = positions.shape
         grouped = groups.cut(positions)
         owners = np.repeat(np.arange(n_users), len(grouped) // n_users)
+        # A copy with the user's vectors as columns: BLAS takes twice as long over the transpose.
+        columns = np.ascontiguousarray(users.vectors.transpose(0, 2, 1))
         scores = np.empty(grouped.shape, np.float32)
         step = max(1, PAIRS_A_BLOCK // groups.size)
         for start in range(0, len(grouped), step):
             rows = slice(start, start + step)
-            scores[rows] = self._pairs(users, owners[rows], grouped[rows], groups)
-        np.copyto(scores, -np.inf, where=grouped < 0)
+            self._score(users, columns, owners[rows], grouped[rows], scores[rows])
         return scores.reshape(n_users, -1)[:, :width]
 
-    def _pairs(
-        self, users: Part, owners: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], groups: _Groups
-    ) -> Floats:
+    def _score(
+        self,
+        users: Part,
+        columns: Floats,
+        owners: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        scores: Floats,
+    ) -> None:
         """Score b groups of candidates (b, g), each of the user whose row `owners` (b,) gives."""
         b, size = positions.shape
-        items = self._prepared.items
+        items, above = self._prepared.items, self._prepared.above
         _, n_item, dimension = items.vectors.shape
-        vectors = _rows(items.vectors, positions).reshape(b, size * n_item, dimension)
-        # A copy with the user's vectors as columns: BLAS takes twice as long over the transpose.
-        dots = np.matmul(vectors, np.ascontiguousarray(users.vectors[owners].transpose(0, 2, 1)))
-        hidden = np.matmul(dots.reshape(b, size, -1), self._prepared.cross_kernel)
-        hidden += _rows(items.share, positions)
-        hidden += users.share[owners][:, None, :]
-        for (kernel, _), zeros, bias in zip(self._prepared.above, groups.zeros, groups.biases, strict=True):
-            np.maximum(hidden, zeros, out=hidden)
+        vectors = np.empty((b, size * n_item, dimension), np.float32)
+        _look_up(items.vectors, positions, vectors)
+        dots = np.matmul(vectors, columns[owners]).reshape(b, size, -1)
+        hidden = np.matmul(dots, self._prepared.cross_kernel)
+        _add_shares(hidden, items.share, positions, users.share, owners, ACTIVATED if above else OUTPUT)
+        for number, (kernel, bias) in enumerate(above, start=1):
             hidden = np.matmul(hidden, kernel)
-            hidden += bias
-        retrieval = np.matmul(_rows(items.embedding, positions), users.embedding[owners][:, :, None])
-        retrieval *= self._prepared.scale
-        hidden += retrieval
-        scores: Floats = hidden[:, :, 0]
-        return scores
+            _add_bias(hidden, bias, ACTIVATED if number < len(above) else OUTPUT)
+        _add_retrieval(hidden, items.embedding, positions, users.embedding, owners, self._prepared.scale, scores)
 
 
 @dataclass(frozen=True)
@@ -205,14 +212,9 @@ class _Groups:
     ----------
     size
         Candidates a group, g.
-    zeros, biases
-        For each layer above the first, what its input is held against and what is added to its output, (g, …) each:
-        NumPy goes through two arrays of one shape up to four times as fast as through one array and a row or number.
     """
 
     size: int
-    zeros: tuple[Floats, ...]
-    biases: tuple[Floats, ...]
 
     @classmethod
     def of(cls, prepared: Prepared, width: int) -> _Groups:
@@ -221,12 +223,7 @@ class _Groups:
         kernels = [prepared.cross_kernel, *(kernel for kernel, _ in prepared.above)]
         largest = max(len(prepared.cross_kernel) * dimension, *(kernel.size for kernel in kernels))
         most = max(1, SMALL_PRODUCT // largest)
-        size = -(-width // -(-width // most))
-        return cls(
-            size,
-            tuple(np.zeros((size, len(kernel)), np.float32) for kernel, _ in prepared.above),
-            tuple(np.tile(bias, (size, 1)) for _, bias in prepared.above),
-        )
+        return cls(-(-width // -(-width // most)))
 
     def cut(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Cut n users' candidates (n, K) into groups (groups of all users, g), the last of a user filled up with -1."""
@@ -235,9 +232,69 @@ class _Groups:
         return cut
 
 
-def _rows(table: Floats, positions: npt.NDArray[np.int64]) -> Floats:
-    """Look up rows (N, …) at positions (b, g); where there is none, the first row stands in."""
-    return np.take(table, positions, axis=0, mode="clip")
+@compiled
+def _look_up(table: Floats, positions: npt.NDArray[np.int64], rows: Floats) -> None:
+    """Put the rows of a table (N, s, d) at positions (b, g) into (b, g · s, d); where there is none, the first row."""
+    n, vectors, dimension = table.shape
+    for i in range(positions.shape[0]):
+        for k in range(positions.shape[1]):
+            item = min(max(positions[i, k], 0), n - 1)
+            for v in range(vectors):
+                for j in range(dimension):
+                    rows[i, k * vectors + v, j] = table[item, v, j]
+
+
+@compiled
+def _add_shares(
+    hidden: Floats,
+    items: Floats,
+    positions: npt.NDArray[np.int64],
+    users: Floats,
+    owners: npt.NDArray[np.int64],
+    lowest: Number,
+) -> None:
+    """Add to each pair's share (b, g, h) those of its item (N, h) and of its user (n, h); none falls below `lowest`."""
+    for i in range(hidden.shape[0]):
+        user = users[owners[i]]
+        for k in range(hidden.shape[1]):
+            item, pair = items[min(max(positions[i, k], 0), len(items) - 1)], hidden[i, k]
+            for j in range(len(pair)):
+                whole = pair[j] + item[j] + user[j]
+                pair[j] = lowest if whole < lowest else whole
+
+
+@compiled
+def _add_bias(hidden: Floats, bias: Floats, lowest: Number) -> None:
+    """Add a bias (h,) to what each pair has (b, g, h); none falls below `lowest`."""
+    for i in range(hidden.shape[0]):
+        for k in range(hidden.shape[1]):
+            pair = hidden[i, k]
+            for j in range(len(bias)):
+                whole = pair[j] + bias[j]
+                pair[j] = lowest if whole < lowest else whole
+
+
+@compiled_sums
+def _add_retrieval(
+    hidden: Floats,
+    items: Floats,
+    positions: npt.NDArray[np.int64],
+    users: Floats,
+    owners: npt.NDArray[np.int64],
+    scale: Number,
+    scores: Floats,
+) -> None:
+    """Add to each pair's one number (b, g, 1) the scaled product of both embeddings; -inf where there is no item."""
+    for i in range(scores.shape[0]):
+        user = users[owners[i]]
+        for k in range(scores.shape[1]):
+            if positions[i, k] < 0:
+                scores[i, k] = -np.inf
+                continue
+            item, product = items[min(positions[i, k], len(items) - 1)], np.float32(0)
+            for j in range(len(user)):
+                product += item[j] * user[j]
+            scores[i, k] = hidden[i, k, 0] + product * scale
 
 
 def _own_rows(first: Floats, bottom: slice, n_bottom: int, places: tuple[int, ...]) -> Floats:

@@ -1,9 +1,9 @@
 """The one place that decides how many threads compute, and who computes now.
 
-One piece of work at a time has all cores. TensorFlow shares its operations out to its own threads; everything else is
-cut into blocks whose size does not depend on the number of threads, and a pool of one thread a core computes them, each
-with kernels that use that one thread. So no two libraries compete for the cores, and no last bit depends on how many
-there are.
+A pool of one thread a core computes everything that is cut into blocks, whose size does not depend on the number of
+threads, each with kernels that use that one thread; several partitions may have blocks in it. TensorFlow, which shares
+its operations out to its own threads, takes turns with the pool. So no two libraries compete for the cores, and no last
+bit depends on how many there are.
 """
 
 from __future__ import annotations
@@ -20,13 +20,44 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-turn = threading.Lock()
-"""Held by whoever has the cores: a call of TensorFlow, or the pool. Reading and writing go on meanwhile."""
+
+class _Turn:
+    """Lets in one caller alone, or any number that share; who waits to be alone is let in before others share."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._sharing = self._waiting = 0
+
+    def __enter__(self) -> None:
+        self._change.acquire()
+        self._waiting += 1
+        self._change.wait_for(lambda: not self._sharing)
+        self._waiting -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._change.notify_all()
+        self._change.release()
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting)
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._sharing -= 1
+                self._change.notify_all()
+
+
+turn = _Turn()
+"""Who has the cores: one call of TensorFlow, or all callers of the pool. Reading and writing go on meanwhile."""
 
 
 def cores() -> int:
@@ -39,9 +70,9 @@ def cores() -> int:
 def share_out(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
     """Compute every piece on the pool and return the results in order; the first failure is raised.
 
-    Several threads may call; they take turns. A piece must not share out work itself.
+    Several threads may call at once. A piece must not share out work itself.
     """
-    with turn:
+    with turn.shared():
         return list(_pool().map(function, pieces))
 
 

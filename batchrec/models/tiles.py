@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchrec.models.proposals import Proposals, Running
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,42 +63,35 @@ class Tiles:
         count: Integers = np.concatenate([np.diff(self._first), [0]])[lists]
         return count
 
-    def multiply(self, queries: Floats, lists: Integers) -> tuple[Integers, Floats]:
-        """Multiply each query with all vectors of its lists.
+    def propose(self, queries: Floats, lists: Integers, count: int) -> Proposals:
+        """Multiply each query with all vectors of its lists, and propose those that can be among its best.
 
         Parameters
         ----------
         queries
             (m, d) float32.
         lists
-            (m, p) int64: the lists that each query asks for, -1 for none.
+            (m, p) int64: the different lists that each query asks for, -1 for none.
+        count
+            How many vectors are asked for, at least 1.
 
         Returns
         -------
-        tile_of
-            (m, W) int64: the tile in each of a query's slots; any where there is none.
-        scores
-            (m, W · :data:`TILE`) float32, those of one slot after the other, -inf where there is no vector.
+        Proposals
+            Numbers of vectors stand for columns.
         """
         counts = self.count(lists)
-        per_query = counts.sum(axis=1)
-        m, width = len(queries), int(per_query.max(initial=0))
-        row = np.repeat(np.arange(m), per_query)
-        slot = row * width + counted_up(per_query)
+        row = np.repeat(np.arange(len(queries)), counts.sum(axis=1))
         counts = counts.reshape(-1)
         tile = np.repeat(self._first[lists].reshape(-1), counts) + counted_up(counts)
-        tile_of = np.zeros(m * width, np.int64)
-        tile_of[slot] = tile
-        scores = np.empty((m * width, TILE), np.float32)
-        scores[np.flatnonzero(np.arange(width) >= per_query[:, None])] = -np.inf
-        order = np.argsort(tile.astype(self._number), kind="stable")
-        row, slot = row.take(order), slot.take(order)
-        ones = np.ones((m, 1), np.float32)
-        queries = np.concatenate([queries, ones], axis=1)
+        row = row.take(np.argsort(tile.astype(self._number), kind="stable"))
+        queries = np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
+        running = Running(len(queries), count, TILE)
         for tiles, pairs in _calls(np.bincount(tile, minlength=len(self.starts))):
-            products = np.matmul(queries.take(row.take(pairs), axis=0), self._columns.take(tiles, axis=0))
-            scores[slot.take(pairs.reshape(-1))] = products.reshape(-1, TILE)
-        return tile_of.reshape(m, width), scores.reshape(m, width * TILE)
+            rows = row.take(pairs)
+            products = np.matmul(queries.take(rows, axis=0), self._columns.take(tiles, axis=0))
+            running.add(products, rows, self.starts.take(tiles))
+        return running.proposals()
 
 
 def tiles_of(bounds: Integers) -> tuple[Integers, Integers, Integers]:

@@ -23,6 +23,7 @@ import numpy as np
 from batchrec.errors import ArtifactError
 from batchrec.models.bundle_format import HISTORY
 from batchrec.models.threads import one_thread_a_call, share_out
+from batchrec.models.tower_loops import add_gelu, add_rows, causal_exponentials, divide_heads, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 NUMBERS_A_BLOCK = 400_000
 """Numbers in the largest array of a block of users, about: enough that calling NumPy costs little, few enough for the
 cache."""
-
-NUMBERS_A_GELU = 1 << 16
-"""Numbers that GELU goes through, some twenty times, before it takes the next: they stay in a core's own cache."""
 
 USERS_A_BLOCK = 512
 """Most users in work at a time in one thread."""
@@ -190,13 +188,12 @@ class TowerAlgebra:
             state[...] = _through(state, self._query[0])
             return
         user = _user_vector(self._user, inputs)
-        hidden = _through(np.concatenate([state, user], axis=2), self._query[0])
-        _gelu(hidden)
-        state += _through(hidden, self._query[1])
+        hidden = _activated(np.concatenate([state, user], axis=2), self._query[0])
+        _add_through(state, hidden, self._query[1])
 
 
 def _read(state: Floats, attention: _Reading) -> None:
-    """Let every place of b users (b, h, d) read those up to itself, and add what it found."""
+    """Let every place of b users (b, L, d) read those up to itself, and add what it found."""
     b, length, _ = state.shape
     queries = _through(_normalised(state, attention.epsilon), attention.query)
     queries = queries.reshape(b, length, attention.heads, -1).transpose(0, 2, 3, 1)
@@ -204,12 +201,11 @@ def _read(state: Floats, attention: _Reading) -> None:
     keys, values = both.transpose(2, 0, 3, 1, 4)
     # Keys down, queries across: what the softmax adds up lies in different rows, a vector operation a row.
     scores = np.matmul(keys, queries)
-    scores += _causal(length)
-    scores -= scores.max(axis=2, keepdims=True)
-    np.exp(scores, out=scores)
-    found = np.matmul(scores.swapaxes(2, 3), values)
-    found /= scores.sum(axis=2)[:, :, :, None]
-    state += _through(found.transpose(0, 2, 1, 3).reshape(b, length, -1), attention.output)
+    sums = np.empty((b, attention.heads, length), np.float32)
+    causal_exponentials(scores, sums)
+    found = np.empty((b, length, attention.heads, values.shape[-1]), np.float32)
+    divide_heads(np.matmul(scores.swapaxes(2, 3), values), sums, found)
+    _add_through(state, found.reshape(b, length, -1), attention.output)
 
 
 def _ask(newest: Floats, state: Floats, asking: _Asking) -> None:
@@ -220,23 +216,18 @@ def _ask(newest: Floats, state: Floats, asking: _Asking) -> None:
     scores -= scores.max(axis=2, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=2, keepdims=True)
-    newest += _through(np.matmul(scores, state).reshape(b, 1, -1), asking.answer)
+    _add_through(newest, np.matmul(scores, state).reshape(b, 1, -1), asking.answer)
 
 
 def _feed(state: Floats, feedforward: _Feedforward) -> None:
-    hidden = _through(_normalised(state, feedforward.epsilon), feedforward.hidden)
-    _gelu(hidden)
-    state += _through(hidden, feedforward.output)
+    _add_through(state, _activated(_normalised(state, feedforward.epsilon), feedforward.hidden), feedforward.output)
 
 
 def _normalised(state: Floats, epsilon: float) -> Floats:
-    """Take its mean from each row (…, d), and divide by the standard deviation."""
-    centred: Floats = state - np.matmul(state, np.full((state.shape[-1], 1), 1 / state.shape[-1], np.float32))
-    variance = np.vecdot(centred, centred)
-    variance /= np.float32(state.shape[-1])
-    variance += np.float32(epsilon)
-    centred /= np.sqrt(variance)[..., None]
-    return centred
+    """Take its mean from each row (b, L, d), and divide by the standard deviation."""
+    normal = np.empty_like(state)
+    normalise(state, np.float32(epsilon), normal)
+    return normal
 
 
 def _through(rows: Floats, dense: Dense) -> Floats:
@@ -246,44 +237,16 @@ def _through(rows: Floats, dense: Dense) -> Floats:
     return product
 
 
-_ERFC = tuple(map(np.float32, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)))
-_ERFC_SCALE = np.float32(0.3275911 / np.sqrt(2.0))
+def _add_through(state: Floats, rows: Floats, dense: Dense) -> None:
+    kernel, bias = dense
+    add_rows(state, np.matmul(rows, kernel), bias)
 
 
-def _gelu(x: Floats) -> None:
-    """Replace every x by x·Φ(x), Φ the standard normal distribution's; x C-contiguous."""
-    flat = x.reshape(-1)
-    for start in range(0, flat.size, NUMBERS_A_GELU):
-        _gelu_of_piece(flat[start : start + NUMBERS_A_GELU])
-
-
-def _gelu_of_piece(x: Floats) -> None:
-    """Compute x·Φ(x) in place as max(x, 0) - |x| · erfc(|x|/√2) / 2.
-
-    With erfc by 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical Functions" (1964), whose error is below
-    1.5e-7.
-    """
-    size = np.abs(x)
-    t = size * _ERFC_SCALE
-    t += np.float32(1)
-    np.reciprocal(t, out=t)
-    tail = t * _ERFC[0]
-    for coefficient in _ERFC[1:]:
-        tail += coefficient
-        tail *= t
-    np.square(size, out=t)
-    t *= np.float32(-0.5)
-    np.exp(t, out=t)
-    tail *= t
-    tail *= size
-    tail *= np.float32(0.5)
-    np.maximum(x, 0, out=x)
-    x -= tail
-
-
-def _causal(length: int) -> Floats:
-    """(h, h): 0 where the key, down, is not after the query, across; -inf where it is."""
-    return np.where(np.tri(length, dtype=bool).T, np.float32(0), np.float32(-np.inf))
+def _activated(rows: Floats, dense: Dense) -> Floats:
+    kernel, bias = dense
+    hidden: Floats = np.matmul(rows, kernel)
+    add_gelu(hidden, bias)
+    return hidden
 
 
 def _user_vector(user: UserEncoder, inputs: Inputs) -> Floats:
@@ -293,9 +256,7 @@ def _user_vector(user: UserEncoder, inputs: Inputs) -> Floats:
         _check_codes(inputs[name], table, name)
         parts.append(table[inputs[name]])
     parts += [inputs[name].astype(np.float32, copy=False)[:, None] for name in user.dense]
-    hidden = _through(np.concatenate(parts, axis=1)[:, None, :], user.hidden)
-    _gelu(hidden)
-    return _through(hidden, user.projection)
+    return _through(_activated(np.concatenate(parts, axis=1)[:, None, :], user.hidden), user.projection)
 
 
 def _check_codes(codes: npt.NDArray[np.generic], table: Floats, name: str) -> None:

@@ -84,7 +84,7 @@ def test_items_that_all_score_alike():
 
 def test_blocks_do_not_matter(ivf, monkeypatch):
     together = ListSearch.of(ivf)(QUERIES, 100, 9)
-    monkeypatch.setattr(list_search, "SCORES_A_BLOCK", 1)
+    monkeypatch.setattr(list_search, "TILES_A_BLOCK", 1)
     apart = ListSearch.of(ivf)(QUERIES, 100, 9)
     assert [one.tobytes() for one in together] == [one.tobytes() for one in apart]
 

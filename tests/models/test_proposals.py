@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec.models.proposals import propose
+from batchrec.models.proposals import Running, propose
 
 
 def columns_of(proposed):
     return [sorted(row[row >= 0].tolist()) for row in proposed]
 
 
+@settings(deadline=None)  # the first example waits for the compiler
 @given(
     st.integers(1, 5),
     st.sampled_from([128, 512, 1024, 1152, 4992, 16_384]),
@@ -53,3 +54,63 @@ def test_a_row_of_equals_is_given_up():
     assert np.isnan(floors).tolist() == [False, False, True]
     assert columns_of(proposed)[2] == []
     assert proposed.shape[1] <= 80
+
+
+def test_scores_far_apart_have_a_close_floor_as_well():
+    """A few scores beyond all measure must not keep a bisection from the many."""
+    scores = np.random.default_rng(4).normal(size=(20, 8192)).astype(np.float32)
+    scores[:, :3] = [3e38, np.inf, 1e30]
+    floors, proposed = propose(scores, 200, 8192)
+    assert max(map(len, columns_of(proposed))) < 400
+    assert np.isfinite(floors).all()
+
+
+def in_pieces(scores, count, width=64, *, order=1):
+    """Proposals from a matrix that comes in pieces, rows together, with a row that comes twice in each call."""
+    rows = np.arange(len(scores))
+    running = Running(len(scores), count, width)
+    for first in range(0, scores.shape[1], width)[::order]:
+        piece = np.ascontiguousarray(scores[None, :, first : first + width])
+        again = np.concatenate([piece, piece[:, -1:]], axis=1)
+        running.add(again, np.append(rows, rows[-1])[None, :], np.array([first]))
+    return running.proposals()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 5),
+    st.sampled_from([64, 128, 1024, 4992]),
+    st.integers(1, 700),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([20, 10**6]),
+)
+def test_scores_in_pieces_leave_out_only_what_is_below_a_floor_that_enough_reach(rows, width, count, seed, values):
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(rows, width)).astype(np.float32).round(3 if values > 20 else 1)
+    scores[random.random(scores.shape) < 0.2] = -np.inf
+    floors, proposed = in_pieces(scores, count)
+    for row, floor, columns in zip(scores, floors, columns_of(proposed), strict=True):
+        if np.isnan(floor):  # more alike than there is room for
+            assert columns == []
+            continue
+        assert columns == np.flatnonzero((row >= floor) & (row > -np.inf)).tolist()
+        assert len(columns) >= min(count, np.isfinite(row).sum())
+        assert floor == -np.inf or len(columns) >= count
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_in_rising_and_falling_order_are_all_looked_at(order):
+    scores = np.sort(np.random.default_rng(5).normal(size=(3, 6400)).astype(np.float32), axis=1)
+    floors, proposed = in_pieces(scores, 100, order=order)
+    for row, floor, columns in zip(scores, floors, columns_of(proposed), strict=True):
+        assert columns == np.flatnonzero(row >= floor).tolist()
+        assert 100 <= len(columns) <= 120
+
+
+def test_pieces_of_equals_and_of_what_is_no_number_are_given_up():
+    scores = np.random.default_rng(6).normal(size=(4, 6400)).astype(np.float32)
+    scores[1] = 5
+    scores[2, 6000] = np.nan
+    floors, proposed = in_pieces(scores, 100)
+    assert np.isnan(floors).tolist() == [False, True, True, False]
+    assert [len(columns) >= 100 for columns in columns_of(proposed)] == [True, False, False, True]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batchrec.models.threads import cores, share_out
+from batchrec.models.threads import cores, share_out, turn
 
 
 def test_results_come_in_the_order_of_the_pieces():
@@ -17,7 +17,7 @@ def test_results_come_in_the_order_of_the_pieces():
     assert share_out(slow_first, range(20)) == [piece * piece for piece in range(20)]
 
 
-def test_the_first_failure_is_raised_and_the_next_caller_gets_his_turn():
+def test_the_first_failure_is_raised_and_the_next_caller_is_served():
     def fail(piece):
         raise ValueError(f"piece {piece}")
 
@@ -26,7 +26,7 @@ def test_the_first_failure_is_raised_and_the_next_caller_gets_his_turn():
     assert share_out(str, [1]) == ["1"]
 
 
-def test_callers_take_turns_and_never_use_more_threads_than_cores():
+def test_callers_share_the_threads_of_which_there_are_as_many_as_cores():
     running, most, lock = set(), [], threading.Lock()
 
     def work(piece):
@@ -50,6 +50,34 @@ def test_callers_take_turns_and_never_use_more_threads_than_cores():
         thread.join()
     assert found == {caller: [caller] * 10 for caller in range(4)}
     assert max(most) <= cores()
+
+
+def test_who_needs_all_cores_is_alone():
+    at_work, seen, done = set(), [], threading.Event()
+
+    def piece(_):
+        at_work.add("piece")
+        time.sleep(0.001)
+        seen.append(at_work.copy())
+        at_work.discard("piece")
+
+    def share():
+        while not done.is_set():
+            share_out(piece, [0])
+
+    sharing = threading.Thread(target=share)
+    sharing.start()
+    for _ in range(50):
+        with turn:
+            at_work.add("alone")
+            time.sleep(0.001)
+            seen.append(at_work.copy())
+            at_work.discard("alone")
+    done.set()
+    sharing.join()
+    assert {"piece"} in seen
+    assert seen.count({"alone"}) == 50
+    assert {"piece", "alone"} not in seen
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("1", 1), ("", None), ("many", None), ("0", None), ("9999", None)])

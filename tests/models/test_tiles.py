@@ -1,4 +1,4 @@
-"""Products by tile: every score of every list that a query asks for, and nothing else."""
+"""Products by tile: every vector of every list that a query asks for can be proposed, and no other."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from batchrec.models.tiles import TILE, Tiles
 
 SIZES = [0, 1, TILE - 1, TILE, TILE + 1, 0, 3 * TILE + 5, 7]
+BOUNDS = np.concatenate([[0], np.cumsum(SIZES)])
 DIMENSION = 9
 
 
@@ -14,29 +15,42 @@ def vectors():
     return np.random.default_rng(0).normal(size=(sum(SIZES), DIMENSION)).astype(np.float32)
 
 
+def asked(queries, probes, seed=0):
+    random = np.random.default_rng(seed)
+    lists = np.array([random.permutation(len(SIZES))[:probes] for _ in range(queries)], np.int64).reshape(-1, probes)
+    lists[::5, -1] = -1
+    return random.normal(size=(queries, DIMENSION)).astype(np.float32), lists
+
+
+def places_of(lists):
+    return np.array([place for one in lists if one >= 0 for place in range(BOUNDS[one], BOUNDS[one + 1])], np.int64)
+
+
 @pytest.mark.parametrize("queries", [0, 1, 16, 17, 300])
 @pytest.mark.parametrize("probes", [1, 3, len(SIZES)])
 def test_a_query_meets_every_vector_of_its_lists_once(vectors, queries, probes):
-    random = np.random.default_rng(probes)
-    bounds = np.concatenate([[0], np.cumsum(SIZES)])
-    asked = random.normal(size=(queries, DIMENSION)).astype(np.float32)
-    lists = np.array([random.permutation(len(SIZES))[:probes] for _ in range(queries)], np.int64).reshape(-1, probes)
-    lists[::5, -1] = -1
-    tiles = Tiles(vectors, bounds)
-    tile_of, scores = tiles.multiply(asked, lists)
+    rows, lists = asked(queries, probes, probes)
+    floors, places = Tiles(vectors, BOUNDS).propose(rows, lists, len(vectors))
+    assert (floors == -np.inf).all()
     for row in range(queries):
-        of_lists = [range(bounds[one], bounds[one + 1]) for one in lists[row] if one >= 0]
-        places = np.array([place for places in of_lists for place in places], np.int64)
-        found = np.flatnonzero(scores[row] > -np.inf)
-        starts = tiles.starts[tile_of[row, found // TILE]]
-        assert sorted(starts + found % TILE) == sorted(places)
-        expected = vectors[starts + found % TILE].astype(np.float64) @ asked[row].astype(np.float64)
-        np.testing.assert_allclose(scores[row, found], expected, rtol=0, atol=1e-5)
+        assert sorted(places[row][places[row] >= 0]) == sorted(places_of(lists[row]))
+
+
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_what_is_left_out_scores_below_the_floor(vectors, count):
+    rows, lists = asked(200, 4)
+    floors, places = Tiles(vectors, BOUNDS).propose(rows, lists, count)
+    for row, query in enumerate(rows):
+        mine = places_of(lists[row])
+        scores = vectors[mine].astype(np.float64) @ query.astype(np.float64)
+        proposed = np.isin(mine, places[row])
+        assert proposed.sum() == (places[row] >= 0).sum() >= min(count, len(mine))
+        assert (scores[~proposed] < floors[row] + 1e-5).all()
+        assert (scores[proposed] >= floors[row] - 1e-5).all()
+    assert (places >= 0).sum() < 200 * (2 * count + 20)
 
 
 def test_a_list_that_very_many_ask_for(vectors):
-    tiles = Tiles(vectors[:5], np.array([0, 5]))
-    asked = np.random.default_rng(1).normal(size=(40_000, DIMENSION)).astype(np.float32)
-    _, scores = tiles.multiply(asked, np.zeros((len(asked), 1), np.int64))
-    np.testing.assert_allclose(scores[:, :5], asked @ vectors[:5].T, rtol=0, atol=1e-5)
-    assert np.isneginf(scores[:, 5:]).all()
+    rows = np.random.default_rng(1).normal(size=(40_000, DIMENSION)).astype(np.float32)
+    _, places = Tiles(vectors[:5], np.array([0, 5])).propose(rows, np.zeros((len(rows), 1), np.int64), 5)
+    assert (np.sort(places, axis=1) == np.arange(5)).all()

@@ -1,0 +1,130 @@
+"""Compiled loops of the query tower: what stands between its matrix products, each in one pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba.extending import register_jitable
+
+from batchrec.models.compiled import compiled, compiled_sums
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from batchrec.models.compiled import Number
+
+    Floats = npt.NDArray[np.float32]
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+
+LOWEST_EXPONENT = np.float32(-87)
+"""Below it e to a number is no normal float32."""
+
+PER_LOG_2 = np.float32(1 / np.log(2))
+
+WHOLE = np.float32(3 << 22)
+"""Added to a number below 2²² it leaves the whole nearest to it in the last bits: float32 has none smaller there."""
+
+LOG_2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
+"""Their sum is log 2 to twice the digits of a float32; whole numbers up to 2¹⁵ times the first are exact."""
+
+EXP = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 0.16666665459, 0.5)))
+"""(e^r - 1 - r) / r² for |r| up to log 2 / 2, highest power first: Moshier, "Methods and Programs for Mathematical
+Functions" (1989), as in Cephes' ``expf``; its last, 0.50000001201, is a float32 of 0.5."""
+
+ERFC = tuple(map(np.float32, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)))
+ERFC_SCALE = np.float32(0.3275911 / np.sqrt(2.0))
+
+
+@compiled
+def add_gelu(rows: Floats, bias: Floats) -> None:
+    """Add a bias (h,) to each row of (b, L, h), and replace every x by x·Φ(x), Φ the standard normal distribution's.
+
+    x·Φ(x) = max(x, 0) - |x| · erfc(|x|/√2) / 2, with erfc by 7.1.26 of Abramowitz & Stegun, "Handbook of Mathematical
+    Functions" (1964), whose error is below 1.5e-7.
+    """
+    for i in range(rows.shape[0]):
+        for place in range(rows.shape[1]):
+            row = rows[i, place]
+            for j in range(len(bias)):
+                x = row[j] + bias[j]
+                size = abs(x)
+                t = ONE / (size * ERFC_SCALE + ONE)
+                tail = ((((ERFC[0] * t + ERFC[1]) * t + ERFC[2]) * t + ERFC[3]) * t + ERFC[4]) * t
+                tail *= _exp(-HALF * size * size) * size * HALF
+                row[j] = (ZERO if x < ZERO else x) - tail
+
+
+@compiled
+def add_rows(state: Floats, rows: Floats, bias: Floats) -> None:
+    """Add rows (b, L, d) and a bias (d,) to the state (b, L, d)."""
+    for i in range(state.shape[0]):
+        for place in range(state.shape[1]):
+            found, row = state[i, place], rows[i, place]
+            for j in range(len(bias)):
+                found[j] += row[j] + bias[j]
+
+
+@compiled_sums
+def normalise(state: Floats, epsilon: Number, normal: Floats) -> None:
+    """Take its mean from each row of (b, L, d) and divide by the root of its variance and `epsilon`."""
+    dimension = state.shape[2]
+    for i in range(state.shape[0]):
+        for place in range(state.shape[1]):
+            row, found = state[i, place], normal[i, place]
+            total, squares = 0.0, 0.0
+            for j in range(dimension):
+                total += row[j]
+            mean = np.float32(total / dimension)
+            for j in range(dimension):
+                squares += np.float64(row[j] - mean) * np.float64(row[j] - mean)
+            deviation = np.float32(np.sqrt(squares / dimension + epsilon))
+            for j in range(dimension):
+                found[j] = (row[j] - mean) / deviation
+
+
+@compiled
+def causal_exponentials(scores: Floats, sums: Floats) -> None:
+    """Replace scores (b, h, keys, queries) by their exponentials, the highest of a query's being 1.
+
+    A key after the query counts for nothing: 0. `sums` (b, h, queries) receives each query's sum.
+    """
+    length = scores.shape[2]
+    highest = np.empty(length, np.float32)
+    for i in range(scores.shape[0]):
+        for head in range(scores.shape[1]):
+            table, total = scores[i, head], sums[i, head]
+            highest[:], total[:] = table[0], ZERO
+            for key in range(1, length):
+                for query in range(key, length):
+                    score = table[key, query]
+                    highest[query] = score if score > highest[query] else highest[query]
+            for key in range(length):
+                table[key, :key] = ZERO
+                for query in range(key, length):
+                    share = _exp(table[key, query] - highest[query])
+                    table[key, query] = share
+                    total[query] += share
+
+
+@compiled
+def divide_heads(found: Floats, sums: Floats, places: Floats) -> None:
+    """Divide what each head found (b, h, L, w) by its sum (b, h, L), and lay the heads side by side (b, L, h, w)."""
+    for i in range(found.shape[0]):
+        for head in range(found.shape[1]):
+            for place in range(found.shape[2]):
+                for j in range(found.shape[3]):
+                    places[i, place, head, j] = found[i, head, place, j] / sums[i, head, place]
+
+
+@register_jitable
+def _exp(x: Number) -> Number:
+    """Return e to a number of at most 0, to about one last bit; 2 to the whole part by the bits of a float32."""
+    x = LOWEST_EXPONENT if x < LOWEST_EXPONENT else x
+    shifted = x * PER_LOG_2 + WHOLE
+    whole = shifted - WHOLE
+    r = x - whole * LOG_2[0] - whole * LOG_2[1]
+    power = (((((EXP[0] * r + EXP[1]) * r + EXP[2]) * r + EXP[3]) * r + EXP[4]) * r + EXP[5]) * (r * r) + r + ONE
+    bits = np.int32((np.float32(shifted).view(np.int32) + np.int32(127)) << np.int32(23))
+    return power * np.int32(bits).view(np.float32)
