@@ -14,7 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from demo_world import DAY, LEAST_ITEMS, SHELVES, WEEK, Clicks, Population, World, make_world, populations
+from demo_world import (
+    CLICKS_PER_USER,
+    DAY,
+    LEAST_ITEMS,
+    SHELVES,
+    WEEK,
+    Clicks,
+    Population,
+    World,
+    make_world,
+    populations,
+)
 
 from batchrec.errors import BatchrecError, ConfigError
 from batchrec.features import layout
@@ -139,7 +150,7 @@ def seen_items(world: World, raw: np.ndarray, past: Clicks, cutoff: int, snapsho
 
 def generate(
     output: Path, *, users: int, items: int, seed: int, days: int = 56, holdout_days: int = 7, snapshot_days: int = 7,
-    users_per_chunk: int = USERS_PER_CHUNK,
+    clicks_per_user: int = CLICKS_PER_USER, users_per_chunk: int = USERS_PER_CHUNK,
 ) -> layout.Prepared:  # fmt: skip
     """Write a demo data folder.
 
@@ -155,6 +166,8 @@ def generate(
         Length of the click log, and of its end that is held out.
     snapshot_days
         Length of the stretches of time at whose ends seen items are recorded.
+    clicks_per_user
+        Clicks of a user, on average; about half as many items.
     users_per_chunk
         Users drawn together. Memory grows with it; another number draws other users.
 
@@ -164,6 +177,7 @@ def generate(
         A number is too small.
     """
     least = {"users": (users, 1), "items": (items, LEAST_ITEMS), "seed": (seed, 0), "snapshot-days": (snapshot_days, 1)}
+    least |= {"clicks-per-user": (clicks_per_user, 1)}
     least |= {"holdout-days": (holdout_days, 1), "days": (days, holdout_days + 1)}
     for name, (value, bound) in least.items():
         if value < bound:
@@ -173,7 +187,7 @@ def generate(
     rows = {name: layout.write_table(output / name, table) for name, table in item_tables(world).items()}
     with ExitStack() as stack:
         writers = {n: stack.enter_context(layout.TableWriter(output / n, schema)) for n, schema in SCHEMAS.items()}
-        for population in populations(world, seed, users, days, users_per_chunk):
+        for population in populations(world, seed, users, days, users_per_chunk, clicks_per_user):
             for name, table in user_tables(world, population, cutoff, snapshot_days).items():
                 writers[name].write(table)
     rows |= {name: writer.rows for name, writer in writers.items()}
@@ -192,6 +206,12 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=56, help="days of clicks (default: %(default)s)")
     parser.add_argument("--holdout-days", type=int, default=7, help="last days, held out (default: %(default)s)")
     parser.add_argument("--snapshot-days", type=int, default=7, help="days between snapshots (default: %(default)s)")
+    parser.add_argument(
+        "--clicks-per-user",
+        type=int,
+        default=CLICKS_PER_USER,
+        help="clicks of a user on average (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, default=Path("feature_repo/data"), help="folder (default: %(default)s)")
     options = vars(parser.parse_args())
     try:

@@ -223,7 +223,9 @@ def _by_popularity(cumulative: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.searchsorted(cumulative[:-1], uniform, side="right")
 
 
-def populations(world: World, seed: int, count: int, days: int, users_per_chunk: int) -> Iterator[Population]:
+def populations(
+    world: World, seed: int, count: int, days: int, users_per_chunk: int, clicks_per_user: float = CLICKS_PER_USER
+) -> Iterator[Population]:
     """Draw ``count`` users, chunk by chunk.
 
     A chunk is always drawn whole and then cut, so that the users of a smaller data set are the first of a larger one.
@@ -233,7 +235,7 @@ def populations(world: World, seed: int, count: int, days: int, users_per_chunk:
         draw = random_stream(seed, USERS_STREAM, chunk)
         users = _draw_users(world, draw, np.arange(first, first + users_per_chunk), days)
         interests = _draw_interests(world, draw, users, weeks=-(-days // 7) + 1)
-        clicks = _draw_clicks(world, draw, users, interests, days)
+        clicks = _draw_clicks(world, draw, users, interests, days, clicks_per_user)
         wanted = min(count - first, users_per_chunk)
         yield Population(
             Users(*(column[:wanted] for column in users)),
@@ -304,9 +306,11 @@ def last_true(flag: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.maximum.accumulate(np.where(flag, index, 0), axis=axis)
 
 
-def _draw_clicks(world: World, draw: np.random.Generator, users: Users, interests: Interests, days: int) -> Clicks:
+def _draw_clicks(
+    world: World, draw: np.random.Generator, users: Users, interests: Interests, days: int, clicks_per_user: float
+) -> Clicks:
     # The mean of a lognormal is exp(mu + sigma^2 / 2).
-    mu = np.log(CLICKS_PER_USER) - CLICKS_SPREAD**2 / 2
+    mu = np.log(clicks_per_user) - CLICKS_SPREAD**2 / 2
     count = draw.lognormal(mu, CLICKS_SPREAD, size=users.user_id.size).astype(np.int64).clip(FEWEST_CLICKS, MOST_CLICKS)
     row = np.repeat(np.arange(count.size), count)
     starts = draw.random(row.size) < 1 / CLICKS_PER_SESSION
