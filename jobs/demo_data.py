@@ -210,7 +210,7 @@ def main() -> None:
         "--clicks-per-user",
         type=int,
         default=CLICKS_PER_USER,
-        help="clicks of a user on average (default: %(default)s)",
+        help="on average (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("feature_repo/data"), help="folder (default: %(default)s)")
     options = vars(parser.parse_args())

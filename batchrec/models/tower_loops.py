@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba.extending import register_jitable
 
 from batchrec.models.compiled import compiled, compiled_sums
 
@@ -118,7 +117,7 @@ def divide_heads(found: Floats, sums: Floats, places: Floats) -> None:
                     places[i, place, head, j] = found[i, head, place, j] / sums[i, head, place]
 
 
-@register_jitable
+@compiled
 def _exp(x: Number) -> Number:
     """Return e to a number of at most 0, to about one last bit; 2 to the whole part by the bits of a float32."""
     x = LOWEST_EXPONENT if x < LOWEST_EXPONENT else x
