@@ -28,6 +28,9 @@ from batchrec.models.stored_parts import store_parts
 
 ROOT = Path(__file__).parents[1]
 DIMENSION, HISTORY, CANDIDATES, TOP_K = 64, 50, 100, 10
+CLICKS_PER_USER = 128
+"""Of which some 50 distinct items are left at the end of the data: users click again, and the last week is held out."""
+
 USER_DENSE = ("user_consumption_2",)
 USER_CODES = (
     "user_id", "user_shops", "user_profile", "user_group", "user_gender", "user_age", "user_is_occupied",
@@ -80,8 +83,9 @@ def make(folder: Path, size: Size, seed: int = 1) -> Workload:
     if (made.bundle / "bundle.json").exists():
         return made
     users, items = str(size.users), str(size.items)
-    script = [sys.executable, ROOT / "jobs/demo_data.py", "--users", users, "--items", items, "--seed", str(seed)]
-    subprocess.run([*script, "--output", made.data], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our script
+    options = ["--users", users, "--items", items, "--clicks-per-user", str(CLICKS_PER_USER), "--seed", str(seed)]
+    script = [sys.executable, ROOT / "jobs/demo_data.py", *options, "--output", made.data]
+    subprocess.run(script, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our script
     apply(made.repo, made.data)
     _make_bundle(made, seed)
     return made
