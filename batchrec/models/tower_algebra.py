@@ -23,7 +23,7 @@ import numpy as np
 from batchrec.errors import ArtifactError
 from batchrec.models.bundle_format import HISTORY
 from batchrec.models.threads import one_thread_a_call, share_out
-from batchrec.models.tower_loops import add_gelu, add_rows, causal_exponentials, divide_heads, normalise
+from batchrec.models.tower_loops import add_gelu, add_rows, causal_exponentials, divide_heads, look_up_kept, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -166,10 +166,9 @@ class TowerAlgebra:
             yield from (alike[start : start + step] for start in range(0, len(alike), step))
 
     def _state(self, history: npt.NDArray[np.generic], kept: npt.NDArray[np.bool_]) -> Floats:
-        """Read b histories of one length (b, L): the newest place's state (b, 1, d)."""
-        shape = (len(history), -1)
-        state = self._items[history[kept].reshape(shape)]
-        state += self._places[np.nonzero(kept)[1].reshape(shape)]
+        """Read b histories of one length (b, L), at least one: the newest place's state (b, 1, d)."""
+        state = np.empty((len(history), int(kept[0].sum()), self._items.shape[1]), np.float32)
+        look_up_kept(history, kept, self._items, self._places, state)
         for attention, feedforward in self._reading:
             _read(state, attention)
             _feed(state, feedforward)

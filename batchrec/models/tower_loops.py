@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 LOWEST_EXPONENT = np.float32(-87)
-"""Below it e to a number is no normal float32."""
+"""Below it e to a number is no normal float32, and counts as 0."""
 
 PER_LOG_2 = np.float32(1 / np.log(2))
 
@@ -34,6 +34,21 @@ Functions" (1989), as in Cephes' ``expf``; its last, 0.50000001201, is a float32
 
 ERFC = tuple(map(np.float32, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)))
 ERFC_SCALE = np.float32(0.3275911 / np.sqrt(2.0))
+
+
+@compiled
+def look_up_kept(
+    history: npt.NDArray[Any], kept: npt.NDArray[np.bool_], items: Floats, places: Floats, state: Floats
+) -> None:
+    """Put the items (N, d) of a history (b, L), those that are kept (b, L), with their places (L, d) into (b, h, d)."""
+    for i in range(history.shape[0]):
+        found = 0
+        for place in range(history.shape[1]):
+            if kept[i, place]:
+                item, where, row = items[history[i, place]], places[place], state[i, found]
+                for j in range(len(row)):
+                    row[j] = item[j] + where[j]
+                found += 1
 
 
 @compiled
@@ -85,26 +100,36 @@ def normalise(state: Floats, epsilon: Number, normal: Floats) -> None:
 
 @compiled
 def causal_exponentials(scores: Floats, sums: Floats) -> None:
-    """Replace scores (b, h, keys, queries) by their exponentials, the highest of a query's being 1.
+    """Replace scores (b, h, keys, queries), C-contiguous, by their exponentials, the highest of a query's being 1.
 
     A key after the query counts for nothing: 0. `sums` (b, h, queries) receives each query's sum.
     """
-    length = scores.shape[2]
-    highest = np.empty(length, np.float32)
+    highest = np.empty(scores.shape[2], np.float32)
     for i in range(scores.shape[0]):
         for head in range(scores.shape[1]):
-            table, total = scores[i, head], sums[i, head]
-            highest[:], total[:] = table[0], ZERO
-            for key in range(1, length):
-                for query in range(key, length):
-                    score = table[key, query]
-                    highest[query] = score if score > highest[query] else highest[query]
-            for key in range(length):
-                table[key, :key] = ZERO
-                for query in range(key, length):
-                    share = _exp(table[key, query] - highest[query])
-                    table[key, query] = share
-                    total[query] += share
+            _take_highest(scores[i, head], highest)
+            # All at once, those that count for nothing too: no row is too short for the processor's vectors.
+            every = scores[i, head].reshape(-1)
+            for j in range(len(every)):
+                every[j] = _exp(every[j])
+            sums[i, head] = ZERO
+            for key in range(len(highest)):
+                for query in range(len(highest)):
+                    sums[i, head, query] += scores[i, head, key, query]
+
+
+@compiled
+def _take_highest(table: Floats, highest: Floats) -> None:
+    """Take each query's highest score from those of keys up to it (keys, queries), and -inf for keys after it."""
+    highest[:] = table[0]
+    for key in range(1, len(table)):
+        for query in range(key, len(table)):
+            score = table[key, query]
+            highest[query] = score if score > highest[query] else highest[query]
+    for key in range(len(table)):
+        table[key, :key] = -np.inf
+        for query in range(key, len(table)):
+            table[key, query] -= highest[query]
 
 
 @compiled
@@ -120,10 +145,9 @@ def divide_heads(found: Floats, sums: Floats, places: Floats) -> None:
 @compiled
 def _exp(x: Number) -> Number:
     """Return e to a number of at most 0, to about one last bit; 2 to the whole part by the bits of a float32."""
-    x = LOWEST_EXPONENT if x < LOWEST_EXPONENT else x
     shifted = x * PER_LOG_2 + WHOLE
     whole = shifted - WHOLE
     r = x - whole * LOG_2[0] - whole * LOG_2[1]
     power = (((((EXP[0] * r + EXP[1]) * r + EXP[2]) * r + EXP[3]) * r + EXP[4]) * r + EXP[5]) * (r * r) + r + ONE
     bits = np.int32((np.float32(shifted).view(np.int32) + np.int32(127)) << np.int32(23))
-    return power * np.int32(bits).view(np.float32)
+    return ZERO if x < LOWEST_EXPONENT else power * np.int32(bits).view(np.float32)
