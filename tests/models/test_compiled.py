@@ -1,4 +1,4 @@
-"""Compiled loops where Numba can keep no machine code: here since the loop is in no file, elsewhere for want of a folder."""
+"""Compiled loops where Numba can keep nothing: here since the loop is in no file, elsewhere for want of a folder."""
 
 import subprocess
 import sys
