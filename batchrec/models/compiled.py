@@ -11,10 +11,12 @@ them sees to it that places lie within arrays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +40,47 @@ def compiled_sums(loop: Loop) -> Loop:
     return _compile(loop, _ALWAYS | {"reassoc"})
 
 
+class _Kept(FunctionCache):
+    """Machine code on disk; whatever is wrong with it costs another compilation and nothing else.
+
+    Parameters
+    ----------
+    loop
+        What is compiled.
+    freedom
+        What the compiler may do, which is no part of the source that Numba knows machine code by.
+
+    Raises
+    ------
+    RuntimeError
+        There is no folder for it.
+    """
+
+    def __init__(self, loop: Callable[..., object], freedom: set[str]) -> None:
+        super().__init__(loop)
+        self._freedom = tuple(sorted(freedom))
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(signature, codegen), self._freedom)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what was compiled for argument types; None where there is nothing, or nothing that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled, unless the disk is full."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
 def _compile(loop: Loop, freedom: set[str]) -> Loop:
-    try:
-        made: Loop = njit(loop, cache=True, nogil=True, error_model="numpy", fastmath=freedom)
-    except RuntimeError:  # Numba found no folder that it may write to
-        made = njit(loop, nogil=True, error_model="numpy", fastmath=freedom)
-    return made
+    made: Any = njit(loop, nogil=True, error_model="numpy", fastmath=freedom)
+    with suppress(RuntimeError):  # there is no folder that Numba may write to
+        made._cache = _Kept(loop, freedom)  # noqa: SLF001 - what `cache=True` sets, to a cache that raises
+    compiled_loop: Loop = made
+    return compiled_loop
