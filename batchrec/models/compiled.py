@@ -67,7 +67,7 @@ class _Kept(FunctionCache):
         """Load what was compiled for argument types; None where there is nothing, or nothing that can be read."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception:
+        except Exception:  # cut short or from elsewhere, it fails in any of the ways of pickle and LLVM
             with suppress(OSError):
                 self.flush()
             return None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
-    Small = npt.NDArray[np.int32]
 
 GROUPS = 512
 """Groups a row where few columns are asked for: NumPy sorts rows of up to 512 numbers several times as fast as longer
@@ -139,8 +138,7 @@ def _add(
             if q and row == rows[i, q - 1]:
                 continue
             if kept[row] + scores.shape[2] > values.shape[1]:
-                floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
-                kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
+                _raise(row, count, floors, highest, kept, values, columns)
             _add_piece(scores[i, q], firsts[i], row, floors, highest, kept, values, columns)
 
 
@@ -174,9 +172,17 @@ def _add_piece(
 @compiled
 def _end(count: int, floors: Floats, highest: Floats, kept: Integers, values: Floats, columns: Integers) -> None:
     for row in range(len(floors)):
-        floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
-        kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
+        _raise(row, count, floors, highest, kept, values, columns)
         columns[row, kept[row] :] = -1
+
+
+@compiled
+def _raise(
+    row: int, count: int, floors: Floats, highest: Floats, kept: Integers, values: Floats, columns: Integers
+) -> None:
+    """Raise a row's floor as far as it goes, and drop what lies below it."""
+    floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
+    kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
 
 
 @compiled
@@ -222,22 +228,21 @@ def _take_heads(scores: Floats, heads: Floats, is_number: npt.NDArray[np.bool_])
 @compiled
 def _propose(scores: Floats, count: int, highest: Floats, floors: Floats, counts: Integers, columns: Integers) -> None:
     """Raise each row's floor as far as it goes, and write down what reaches it."""
-    values, places = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int32)
+    values, places = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int64)
     for r in range(len(scores)):
         if np.isnan(floors[r]):
             continue
         left = _left(scores[r], max(floors[r], LOWEST), values, places)
         floors[r] = _raised(values[:left], count, floors[r], highest[r])
-        found = _reaching(values[:left], max(floors[r], LOWEST))
+        found = _close_up(values[:left], places, floors[r])
         if found > columns.shape[1]:
             floors[r] = np.nan
         else:
-            counts[r] = found
-            _keep(values[:left], places, max(floors[r], LOWEST), columns[r])
+            counts[r], columns[r, :found] = found, places[:found]
 
 
 @compiled
-def _left(row: Floats, floor: Number, values: Floats, places: Small) -> int:
+def _left(row: Floats, floor: Number, values: Floats, places: Integers) -> int:
     """Put the scores that reach a floor into `values` and their columns into `places`; return how many there are."""
     left = 0
     for j in range(len(row)):
@@ -289,13 +294,3 @@ def _reaching(values: Floats, floor: Number) -> int:
     for j in range(len(values)):
         reaching += values[j] >= floor
     return reaching
-
-
-@compiled
-def _keep(values: Floats, places: Small, floor: Number, columns: Integers) -> None:
-    """Put the places of the values that reach a floor into a row of the result."""
-    kept = 0
-    for j in range(len(values)):
-        if values[j] >= floor:
-            columns[kept] = places[j]
-            kept += 1
