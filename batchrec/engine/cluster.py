@@ -42,6 +42,14 @@ IN_FLIGHT = 4
 PATIENCE_SECONDS = 300.0
 """How long a cluster may be without a single worker; one that starts them on demand needs minutes."""
 
+_UNWATCHED = {
+    "distributed.admin.tick.limit": "1h",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.worker.profile.enabled": False,
+}
+"""Dask looks at all threads' stacks a hundred times a second, for a dashboard that nobody can open in this process: one
+twentieth of a core, and of the time that Python's lock is held."""
+
 _LOOK_EVERY_SECONDS = 10.0
 _PROCESSES = re.compile(r"processes:([1-9]\d{0,3})")
 _ADDRESS = re.compile(r"(tcp|tls)://[^\s/@]+:(\d{1,5})")
@@ -122,7 +130,7 @@ def local_cluster(folder: Path) -> Iterator[Client]:
     # Failures are raised to the caller, who tells of them; and a scheduler that waits for the GIL is no news.
     silence = logging.CRITICAL
     with (
-        dask.config.set({"distributed.admin.tick.limit": "1h"}),
+        dask.config.set(_UNWATCHED),
         in_process_cluster(THREADS, str(folder), silence) as cluster,
         Client(cluster) as client,
     ):
