@@ -11,7 +11,7 @@ from batchrec.arrays import gather
 from batchrec.stages.anti_join import anti_join
 from batchrec.stages.history import history
 from batchrec.stages.rank import rank
-from batchrec.stages.retrieve import Candidates, Search, retrieve
+from batchrec.stages.retrieve import Candidates, FirstKept, Search, first_kept, retrieve
 from batchrec.stages.sample import Sampled, sample
 from batchrec.stages.unroll import unroll
 
@@ -83,6 +83,8 @@ class Line:
         (N,) uint64.
     history_length
         Items of history that the query tower sees.
+    anti_join, first_kept, sample
+        These stages, as they are fastest on the device.
     """
 
     query_tower: Callable[[Arrays], Array]
@@ -94,6 +96,9 @@ class Line:
     item_hash: Array
     history_length: int
     score_candidates: Callable[[Arrays, Array], Array] | None = None
+    anti_join: Callable[[Array, Ragged, Array], Array] = anti_join
+    first_kept: FirstKept = first_kept
+    sample: Callable[..., Sampled] = sample
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def recommend(users: Users, line: Line, options: Options, stopwatch: Stopwatch) 
         if options.rank_by == "ranker":
             relevance = _relevance(queries, candidates.positions, users, line)
     with stopwatch("sample"):
-        return sample(
+        return line.sample(
             relevance,
             candidates.positions,
             users.id_hash,
@@ -148,9 +153,10 @@ def recommend(users: Users, line: Line, options: Options, stopwatch: Stopwatch) 
 
 def _candidates(queries: Array, seen: Ragged, line: Line, options: Options) -> Candidates:
     def keep(positions: Array, rows: Array) -> Array:
-        return anti_join(positions, seen.take(rows), line.eligible)
+        return line.anti_join(positions, seen.take(rows), line.eligible)
 
-    return retrieve(queries, line.search, keep, seen.lengths, options.candidates, line.eligible.shape[0])
+    catalogue_size = line.eligible.shape[0]
+    return retrieve(queries, line.search, keep, seen.lengths, options.candidates, catalogue_size, line.first_kept)
 
 
 def _relevance(queries: Array, positions: Array, users: Users, line: Line) -> Array:

@@ -17,6 +17,7 @@ from batchrec.errors import ArtifactError, FeatureError
 from batchrec.features.inputs import encode_inputs, refs_of, rows_found
 from batchrec.features.store import FeatureStore
 from batchrec.hashing import id_hash
+from batchrec.host_stages import anti_join, first_kept, sample
 from batchrec.increments.digest import items_fingerprint
 from batchrec.log import set_up_log
 from batchrec.models.bundle import Bundle
@@ -174,6 +175,9 @@ def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.ge
         item_hash=id_hash(bundle.item_ids),
         history_length=described.query_tower.history_length,
         score_candidates=None if prepared is None else RankingAlgebra(prepared),
+        anti_join=anti_join,
+        first_kept=first_kept,
+        sample=sample,
     )
 
 

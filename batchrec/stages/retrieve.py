@@ -43,8 +43,47 @@ class Candidates(NamedTuple):
     scores: Array
 
 
+FirstKept = Callable[[Array, Array, Array, int], Candidates]
+"""``first_kept(scores, hits, is_kept, width)``: the first `width` hits of each row that are kept, all (m, depth)."""
+
+
+def first_kept(scores: Array, hits: Array, is_kept: Array, width: int) -> Candidates:
+    """Return the first `width` hits of each row that are kept.
+
+    Parameters
+    ----------
+    scores, hits
+        ``(m, depth)`` float32 and int64, best first; see :data:`Search`.
+    is_kept
+        ``(m, depth)`` bool; false where there is no hit.
+    width
+        Candidates a row, at most `depth`.
+
+    Returns
+    -------
+    Candidates
+        ``(m, width)`` each.
+    """
+    xp = array_namespace(hits)
+    depth = hits.shape[1]
+    columns = xp.arange(depth, dtype=xp.int64, device=device(hits))
+    # Numbers sort several times as fast as they are argsorted: those of hits taken out stand behind all others.
+    columns = xp.sort(xp.where(is_kept, columns, columns + depth), axis=-1)[:, :width]
+    has_hit, columns = columns < depth, columns % depth
+    return Candidates(
+        xp.where(has_hit, xp.take_along_axis(hits, columns, axis=-1), MISSING),
+        xp.where(has_hit, xp.take_along_axis(scores, columns, axis=-1), -math.inf),
+    )
+
+
 def retrieve(
-    queries: Array, search: Search, keep: Keep, n_excluded: Array, width: int, catalogue_size: int
+    queries: Array,
+    search: Search,
+    keep: Keep,
+    n_excluded: Array,
+    width: int,
+    catalogue_size: int,
+    first_kept: FirstKept = first_kept,
 ) -> Candidates:
     """Find each user's first `width` candidates that `keep` lets through, by score, then by item position.
 
@@ -67,6 +106,8 @@ def retrieve(
         Candidates a user, K.
     catalogue_size
         Items in the index.
+    first_kept
+        What takes the kept hits, where something is faster than arrays.
 
     Returns
     -------
@@ -87,8 +128,11 @@ def retrieve(
     for step, depth in enumerate(depths):
         deeper = pending[min(step + STEPS_AN_OCTAVE, len(depths) - 1)]
         for part in _parts(xp.concat(pending[step]), depth):
-            found, is_settled = _search(gather(queries, part), part, search, keep, width, depth)
-            is_settled = is_settled | (depth >= catalogue_size)
+            scores, hits = search(gather(queries, part), depth)
+            found = first_kept(scores, hits, keep(hits, part), width)
+            ran_dry = hits[:, -1] < 0
+            # What a deeper search finds scores no higher than the last hit.
+            is_settled = ran_dry | (found.scores[:, -1] > scores[:, -1]) | (depth >= catalogue_size)
             settled.append((part[is_settled], _select(found, is_settled)))
             deeper.append(part[~is_settled])
     return _in_row_order(settled)
@@ -118,26 +162,10 @@ def _parts(rows: Array, depth: int) -> Iterator[Array]:
         yield rows[start : min(start + size, count)]
 
 
-def _search(
-    queries: Array, rows: Array, search: Search, keep: Keep, width: int, depth: int
-) -> tuple[Candidates, Array]:
-    """Search once; return the best `width` kept hits and, for each row, whether no deeper search can change them."""
-    xp = array_namespace(queries)
-    scores, hits = search(queries, depth)
-    columns = xp.arange(depth, dtype=xp.int64, device=device(queries))
-    # Numbers sort several times as fast as they are argsorted: those of hits taken out stand behind all others.
-    columns = xp.sort(xp.where(keep(hits, rows), columns, columns + depth), axis=-1)[:, :width]
-    is_kept, columns = columns < depth, columns % depth
-    found = Candidates(
-        xp.where(is_kept, xp.take_along_axis(hits, columns, axis=-1), MISSING),
-        xp.where(is_kept, xp.take_along_axis(scores, columns, axis=-1), -math.inf),
-    )
-    ran_dry = hits[:, -1] < 0
-    return found, ran_dry | (found.scores[:, -1] > scores[:, -1])
-
-
 def _select(candidates: Candidates, mask: Array) -> Candidates:
     xp = array_namespace(mask)
+    if xp.all(mask):
+        return candidates
     rows = xp.nonzero(mask)[0]
     return Candidates(xp.take(candidates.positions, rows, axis=0), xp.take(candidates.scores, rows, axis=0))
 

@@ -103,8 +103,7 @@ OF_PAIRS = {
 }
 
 OF_SEEN = {
-    "seen_item": "SELECT count(*) FROM pairs "
-    "SEMI JOIN (SELECT user_id, unnest(seen) AS item_id FROM seen) USING (user_id, item_id)",
+    "seen_item": "SELECT count(*) FROM pairs JOIN seen USING (user_id) WHERE list_contains(seen, item_id)",
     "seen_missing": "SELECT count(*) FROM (SELECT DISTINCT user_id FROM part WHERE user_id IS NOT NULL) "
     "ANTI JOIN seen USING (user_id)",
 }
