@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from batchrec.models.compiled import compiled
+from batchrec.models.lanes import LANES, close_up, pack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float32]
     Integers = npt.NDArray[np.int64]
+    Places = npt.NDArray[np.int32]
+    """Columns, of which there are fewer than 2³¹."""
 
 GROUPS = 512
 """Groups a row where few columns are asked for: NumPy sorts rows of up to 512 numbers several times as fast as longer
@@ -90,10 +93,9 @@ class Running:
     def __init__(self, rows: int, count: int, piece: int) -> None:
         self._count = count
         self._floors = np.full(rows, LOWEST, np.float32)
-        self._highest = np.full(rows, -np.inf, np.float32)
         self._kept = np.zeros(rows, np.int64)
         room = 2 * count + SPARE + piece
-        self._values, self._columns = np.empty((rows, room), np.float32), np.empty((rows, room), np.int64)
+        self._values, self._columns = np.empty((rows, room), np.float32), np.empty((rows, room), np.int32)
 
     def add(self, scores: Floats, rows: Integers, firsts: Integers) -> None:
         """Look at pieces of rows.
@@ -108,15 +110,15 @@ class Running:
         firsts
             (b,) int64: the column that these pieces begin with.
         """
-        state = self._floors, self._highest, self._kept, self._values, self._columns
+        state = self._floors, self._kept, self._values, self._columns
         _add(scores, rows, firsts, self._count, *state)
 
     def proposals(self) -> Proposals:
         """Return what reaches a floor that at least `count` columns of its row reach; nothing can be added then."""
-        state = self._floors, self._highest, self._kept, self._values, self._columns
+        state = self._floors, self._kept, self._values, self._columns
         _end(self._count, *state)
         none_left_out = self._floors == LOWEST
-        columns = np.ascontiguousarray(self._columns[:, : int(self._kept.max(initial=0))])
+        columns = self._columns[:, : int(self._kept.max(initial=0))].astype(np.int64)
         return Proposals(np.where(none_left_out, np.float32(-np.inf), self._floors), columns)
 
 
@@ -127,69 +129,73 @@ def _add(
     firsts: Integers,
     count: int,
     floors: Floats,
-    highest: Floats,
     kept: Integers,
     values: Floats,
-    columns: Integers,
+    columns: Places,
 ) -> None:
-    for i in range(scores.shape[0]):
-        for q in range(scores.shape[1]):
-            row = rows[i, q]
-            if q and row == rows[i, q - 1]:
+    b, q, width = scores.shape
+    room, numbers = values.shape[1], scores.reshape(scores.size)
+    flat_values, flat_columns = values.reshape(values.size), columns.reshape(columns.size)
+    for i in range(b):
+        for j in range(q):
+            row, start = rows[i, j], (i * q + j) * width
+            if j and row == rows[i, j - 1]:
                 continue
-            if kept[row] + scores.shape[2] > values.shape[1]:
-                _raise(row, count, floors, highest, kept, values, columns)
-            _add_piece(scores[i, q], firsts[i], row, floors, highest, kept, values, columns)
+            if kept[row] + width > room:
+                _raise(row, count, floors, kept, values, columns)
+            if kept[row] + width > room or not _are_numbers(numbers, start, width):
+                floors[row], kept[row] = np.nan, 0  # given up: nothing reaches it any more
+            end = row * room + kept[row]
+            kept[row] += _left(numbers, start, width, firsts[i], floors[row], flat_values, flat_columns, end)
 
 
 @compiled
-def _add_piece(
-    piece: Floats,
-    first: int,
-    row: int,
-    floors: Floats,
-    highest: Floats,
-    kept: Integers,
-    values: Floats,
-    columns: Integers,
-) -> None:
-    floor, reaching, below = floors[row], 0, 0
-    for j in range(len(piece)):
-        reaching += piece[j] >= floor
-        below += piece[j] < floor
-    if reaching + below < len(piece) or kept[row] + reaching > values.shape[1]:
-        floors[row], kept[row] = np.nan, 0  # given up: nothing reaches it any more
-    elif reaching:
-        n, high = kept[row], highest[row]
-        for j in range(len(piece)):
-            if piece[j] >= floor:
-                values[row, n], columns[row, n] = piece[j], first + j
-                n += 1
-                high = piece[j] if piece[j] > high else high
-        kept[row], highest[row] = n, high
+def _are_numbers(scores: Floats, start: int, width: int) -> bool:
+    strange = 0
+    for j in range(start, start + width):
+        strange += scores[j] != scores[j]
+    return strange == 0
 
 
 @compiled
-def _end(count: int, floors: Floats, highest: Floats, kept: Integers, values: Floats, columns: Integers) -> None:
+def _end(count: int, floors: Floats, kept: Integers, values: Floats, columns: Places) -> None:
     for row in range(len(floors)):
-        _raise(row, count, floors, highest, kept, values, columns)
+        _raise(row, count, floors, kept, values, columns)
         columns[row, kept[row] :] = -1
 
 
 @compiled
-def _raise(
-    row: int, count: int, floors: Floats, highest: Floats, kept: Integers, values: Floats, columns: Integers
-) -> None:
+def _raise(row: int, count: int, floors: Floats, kept: Integers, values: Floats, columns: Places) -> None:
     """Raise a row's floor as far as it goes, and drop what lies below it."""
-    floors[row] = _raised(values[row, : kept[row]], count, floors[row], highest[row])
-    kept[row] = _close_up(values[row, : kept[row]], columns[row], floors[row])
+    held = values[row, : kept[row]]
+    floors[row] = _raised(held, count, floors[row], _highest(held))
+    kept[row] = _close_up(held, columns[row], floors[row])
 
 
 @compiled
-def _close_up(values: Floats, columns: Integers, floor: Number) -> int:
+def _highest(values: Floats) -> Number:
+    """Return the highest value; -inf of none."""
+    highest = np.full(LANES, -np.inf, np.float32)  # one a lane: a single one would wait for each comparison
+    whole = len(values) // LANES * LANES
+    for start in range(0, whole, LANES):
+        for lane in range(LANES):
+            value = values[start + lane]
+            highest[lane] = value if value > highest[lane] else highest[lane]
+    for j in range(whole, len(values)):
+        highest[0] = max(highest[0], values[j])
+    best: Number = highest[0]
+    for lane in range(1, LANES):
+        best = max(best, highest[lane])
+    return best
+
+
+@compiled
+def _close_up(values: Floats, columns: Places, floor: Number) -> int:
     """Drop what lies below a floor; return how many are left, which come first."""
-    left = 0
-    for j in range(len(values)):  # without a branch, which a processor would guess wrong every second time
+    left, whole = 0, len(values) // LANES * LANES
+    for start in range(0, whole, LANES):
+        left += close_up(values, columns, start, floor, left)
+    for j in range(whole, len(values)):
         value, column = values[j], columns[j]
         values[left], columns[left] = value, column
         left += value >= floor
@@ -228,11 +234,11 @@ def _take_heads(scores: Floats, heads: Floats, is_number: npt.NDArray[np.bool_])
 @compiled
 def _propose(scores: Floats, count: int, highest: Floats, floors: Floats, counts: Integers, columns: Integers) -> None:
     """Raise each row's floor as far as it goes, and write down what reaches it."""
-    values, places = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int64)
+    values, places = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], np.int32)
     for r in range(len(scores)):
         if np.isnan(floors[r]):
             continue
-        left = _left(scores[r], max(floors[r], LOWEST), values, places)
+        left = _left(scores[r], 0, scores.shape[1], 0, max(floors[r], LOWEST), values, places, 0)
         floors[r] = _raised(values[:left], count, floors[r], highest[r])
         found = _close_up(values[:left], places, floors[r])
         if found > columns.shape[1]:
@@ -242,14 +248,18 @@ def _propose(scores: Floats, count: int, highest: Floats, floors: Floats, counts
 
 
 @compiled
-def _left(row: Floats, floor: Number, values: Floats, places: Integers) -> int:
-    """Put the scores that reach a floor into `values` and their columns into `places`; return how many there are."""
-    left = 0
-    for j in range(len(row)):
-        if row[j] >= floor:
-            values[left], places[left] = row[j], j
-            left += 1
-    return left
+def _left(
+    scores: Floats, start: int, width: int, column: int, floor: Number, values: Floats, columns: Places, end: int
+) -> int:
+    """Append the scores from a place on that reach a floor, and their columns from `column` on; return how many."""
+    found, whole = 0, width // LANES * LANES
+    for j in range(0, whole, LANES):
+        found += pack(scores, start + j, column + j, floor, values, columns, end + found)
+    for j in range(whole, width):
+        if scores[start + j] >= floor:
+            values[end + found], columns[end + found] = scores[start + j], column + j
+            found += 1
+    return found
 
 
 @compiled
