@@ -5,8 +5,9 @@ compiled loop makes one (docs/decisions/020-compiled-loops.md). Matrix products 
 
 Machine code is kept beside the sources, or in the user's cache folder where that cannot be written, and made anew when
 a source or the processor is another; a function must not call compiled ones of another file, whose changes would not
-be seen, but those of :mod:`~batchrec.models.lanes`. Compiled loops run in the thread that calls them, without Python's
-lock, and check no bounds: whoever calls them sees to it that places lie within arrays.
+be seen, but those of :mod:`~batchrec.models.lanes` and :mod:`~batchrec.models.registers`. Compiled loops run in the
+thread that calls them, without Python's lock, and check no bounds: whoever calls them sees to it that places lie
+within arrays.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from batchrec.models import lanes
+from batchrec.models import lanes, registers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ class _Kept(FunctionCache):
         self._freedom = tuple(sorted(freedom))
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(signature, codegen), self._freedom, _lanes())
+        return (*super()._index_key(signature, codegen), self._freedom, _instructions())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load what was compiled for argument types; None where there is nothing, or nothing that can be read."""
@@ -84,9 +85,10 @@ class _Kept(FunctionCache):
 
 
 @cache
-def _lanes() -> str:
+def _instructions() -> str:
     """Return SHA-256 of what every loop may contain, beside its own source."""
-    return hashlib.sha256(Path(lanes.__file__).read_bytes()).hexdigest()
+    sources = [Path(str(module.__file__)).read_bytes() for module in (lanes, registers)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 def _compile(loop: Loop, freedom: set[str]) -> Loop:

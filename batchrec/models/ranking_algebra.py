@@ -5,9 +5,8 @@ alone, one of the item alone, and one of the dot products between a user's and a
 once a user, the second once an item, and only the third and the layers above it once a pair. The numbers are those of
 the Keras model but for rounding (docs/decisions/007-ranking-algebra.md).
 
-Every matrix product is one of a single user with that user's candidates, or of a single user or item alone, and runs in
-one thread. So the last bit of a score depends on the user, the item, and the number and order of the candidates, and on
-nothing else.
+A user's own part comes of products of that user alone, and a pair's sums have one order, whatever pairs stand beside it
+(:mod:`batchrec.models.registers`). So the last bit of a score depends on the user and the item, and on nothing else.
 """
 
 from __future__ import annotations
@@ -20,29 +19,21 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace, device
 
-from batchrec.arrays import MISSING, Array, gather, pad_columns
+from batchrec.arrays import Array, gather
 from batchrec.errors import ArtifactError
-from batchrec.models.compiled import compiled, compiled_sums
+from batchrec.models.ranking_loops import columns_of, products_of, score, to_lanes
 from batchrec.models.threads import one_thread_a_call, share_out
 
 if TYPE_CHECKING:
-    from batchrec.models.compiled import Number
+    from collections.abc import Callable
+
     from batchrec.models.dlrm import Dlrm, Side
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[np.generic]]
 
-PAIRS_A_BLOCK = 2048
-"""Pairs in work at a time in one thread, about; what a block needs stays in a core's own cache."""
-
-ACTIVATED, OUTPUT = np.float32(0), np.float32(-np.inf)
-"""Below which what a layer gives is cut off: a ReLU's zero, and nothing."""
-
 USERS_A_PIECE = 256
 """Users whose own part is computed at once; it takes some hundred calls of NumPy, however few they are."""
-
-SMALL_PRODUCT = 100**3
-"""Multiply-adds of a small matrix product: OpenBLAS computes those of one without copying its operands first."""
 
 ITEMS_A_BLOCK = 1024
 """Items whose parts are computed at a time."""
@@ -60,11 +51,15 @@ class Part:
         (n, d): the tower's embedding.
     share
         (n, h): share of the first layer's output, before its activation.
+    rows
+        Of items in host memory (n, s · d + h + d): vectors, share and embedding side by side, as they are looked up;
+        those are views of it.
     """
 
     vectors: Array
     embedding: Array
     share: Array
+    rows: Array = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +124,7 @@ class RankingAlgebra:
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
+        self._kernels, self._layers = _layers(prepared)
 
     def __call__(self, users: Inputs, positions: npt.NDArray[np.int64]) -> Floats:
         """Score every candidate of every user.
@@ -138,7 +134,7 @@ class RankingAlgebra:
         users
             The ranker's user inputs, (n, …) each.
         positions
-            Candidates' item positions (n, K), -1 where there is none.
+            Candidates' item positions (n, K) below N, -1 where there is none.
 
         Returns
         -------
@@ -155,146 +151,43 @@ class RankingAlgebra:
         if not width:
             return relevance
         check_codes(self._prepared.user, users)
-        groups = _Groups.of(self._prepared, width)
         # Users whose highest candidate is the same share many (minwise hashing: Broder 1997), which stay in the cache.
         order = np.argsort(positions.max(axis=1), kind="stable")
 
-        def score(start: int) -> None:
+        def compute(start: int) -> None:
             rows = order[start : start + USERS_A_PIECE]
             part = user_part(self._prepared, {name: users[name][rows] for name in self._prepared.user.inputs})
-            relevance[rows] = self._scores(part, positions[rows], groups)
+            relevance[rows] = self._scores(part, positions[rows])
 
-        share_out(score, range(0, n_users, USERS_A_PIECE))
+        share_out(compute, range(0, n_users, USERS_A_PIECE))
         return relevance
 
-    def _scores(self, users: Part, positions: npt.NDArray[np.int64], groups: _Groups) -> Floats:
-        """Score n users' candidates (n, K), block by block."""
-        n_users, width = positions.shape
-        grouped = groups.cut(positions)
-        owners = np.repeat(np.arange(n_users), len(grouped) // n_users)
-        # A copy with the user's vectors as columns: BLAS takes twice as long over the transpose.
-        columns = np.ascontiguousarray(users.vectors.transpose(0, 2, 1))
-        scores = np.empty(grouped.shape, np.float32)
-        step = max(1, PAIRS_A_BLOCK // groups.size)
-        for start in range(0, len(grouped), step):
-            rows = slice(start, start + step)
-            self._score(users, columns, owners[rows], grouped[rows], scores[rows])
-        return scores.reshape(n_users, -1)[:, :width]
-
-    def _score(
-        self,
-        users: Part,
-        columns: Floats,
-        owners: npt.NDArray[np.int64],
-        positions: npt.NDArray[np.int64],
-        scores: Floats,
-    ) -> None:
-        """Score b groups of candidates (b, g), each of the user whose row `owners` (b,) gives."""
-        b, size = positions.shape
-        items, above = self._prepared.items, self._prepared.above
-        _, n_item, dimension = items.vectors.shape
-        vectors = np.empty((b, size * n_item, dimension), np.float32)
-        _look_up(items.vectors, positions, vectors)
-        dots = np.matmul(vectors, columns[owners]).reshape(b, size, -1)
-        hidden = np.matmul(dots, self._prepared.cross_kernel)
-        _add_shares(hidden, items.share, positions, users.share, owners, ACTIVATED if above else OUTPUT)
-        for number, (kernel, bias) in enumerate(above, start=1):
-            hidden = np.matmul(hidden, kernel)
-            _add_bias(hidden, bias, ACTIVATED if number < len(above) else OUTPUT)
-        _add_retrieval(hidden, items.embedding, positions, users.embedding, owners, self._prepared.scale, scores)
+    def _scores(self, users: Part, positions: npt.NDArray[np.int64]) -> Floats:
+        """Score n users' candidates (n, K)."""
+        n_users, n_vectors, dimension = users.vectors.shape
+        columns = np.zeros((n_users, dimension, columns_of(n_vectors)), np.float32)
+        columns[:, :, :n_vectors] = users.vectors.transpose(0, 2, 1)
+        scores = np.empty(positions.shape, np.float32)
+        items, scale = self._prepared.items.rows, self._prepared.scale
+        score(columns, users.share, users.embedding, positions, items, self._kernels, self._layers, scale, scores)
+        return scores
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """How each user's candidates are cut, so that all products of one group are small.
-
-    Parameters
-    ----------
-    size
-        Candidates a group, g.
-    """
-
-    size: int
-
-    @classmethod
-    def of(cls, prepared: Prepared, width: int) -> _Groups:
-        """Cut `width` candidates into the fewest groups, as equal as can be."""
-        dimension = prepared.items.vectors.shape[-1]
-        kernels = [prepared.cross_kernel, *(kernel for kernel, _ in prepared.above)]
-        largest = max(len(prepared.cross_kernel) * dimension, *(kernel.size for kernel in kernels))
-        most = max(1, SMALL_PRODUCT // largest)
-        return cls(-(-width // -(-width // most)))
-
-    def cut(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Cut n users' candidates (n, K) into groups (groups of all users, g), the last of a user filled up with -1."""
-        whole = -(-positions.shape[1] // self.size) * self.size
-        cut: npt.NDArray[np.int64] = pad_columns(positions, whole, MISSING).reshape(-1, self.size)
-        return cut
-
-
-@compiled
-def _look_up(table: Floats, positions: npt.NDArray[np.int64], rows: Floats) -> None:
-    """Put the rows of a table (N, s, d) at positions (b, g) into (b, g · s, d); where there is none, the first row."""
-    n, vectors, dimension = table.shape
-    for i in range(positions.shape[0]):
-        for k in range(positions.shape[1]):
-            item = min(max(positions[i, k], 0), n - 1)
-            for v in range(vectors):
-                for j in range(dimension):
-                    rows[i, k * vectors + v, j] = table[item, v, j]
-
-
-@compiled
-def _add_shares(
-    hidden: Floats,
-    items: Floats,
-    positions: npt.NDArray[np.int64],
-    users: Floats,
-    owners: npt.NDArray[np.int64],
-    lowest: Number,
-) -> None:
-    """Add to each pair's share (b, g, h) those of its item (N, h) and of its user (n, h); none falls below `lowest`."""
-    for i in range(hidden.shape[0]):
-        user = users[owners[i]]
-        for k in range(hidden.shape[1]):
-            item, pair = items[min(max(positions[i, k], 0), len(items) - 1)], hidden[i, k]
-            for j in range(len(pair)):
-                whole = pair[j] + item[j] + user[j]
-                pair[j] = lowest if whole < lowest else whole
-
-
-@compiled
-def _add_bias(hidden: Floats, bias: Floats, lowest: Number) -> None:
-    """Add a bias (h,) to what each pair has (b, g, h); none falls below `lowest`."""
-    for i in range(hidden.shape[0]):
-        for k in range(hidden.shape[1]):
-            pair = hidden[i, k]
-            for j in range(len(bias)):
-                whole = pair[j] + bias[j]
-                pair[j] = lowest if whole < lowest else whole
-
-
-@compiled_sums
-def _add_retrieval(
-    hidden: Floats,
-    items: Floats,
-    positions: npt.NDArray[np.int64],
-    users: Floats,
-    owners: npt.NDArray[np.int64],
-    scale: Number,
-    scores: Floats,
-) -> None:
-    """Add to each pair's one number (b, g, 1) the scaled product of both embeddings; -inf where there is no item."""
-    for i in range(scores.shape[0]):
-        user = users[owners[i]]
-        for k in range(scores.shape[1]):
-            if positions[i, k] < 0:
-                scores[i, k] = -np.inf
-                continue
-            item, product = items[min(positions[i, k], len(items) - 1)], np.float32(0)
-            for j in range(len(user)):
-                product += item[j] * user[j]
-            scores[i, k] = hidden[i, k, 0] + product * scale
+def _layers(prepared: Prepared) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return biases and kernels of all layers, and where they lie, as :func:`~.ranking_loops.score` takes them."""
+    n_item = prepared.items.vectors.shape[1]
+    n_user, h = len(prepared.cross_kernel) // n_item, prepared.cross_kernel.shape[1]
+    cross = np.zeros((n_item, products_of(n_user), h), np.float32)
+    cross[:, :n_user] = prepared.cross_kernel.reshape(n_item, n_user, h)
+    parts: list[Floats] = []
+    layers, end = [], 0
+    for kernel, bias in [(cross.reshape(-1, h), np.zeros(h, np.float32)), *prepared.above]:
+        depth, width = len(kernel), to_lanes(len(bias))
+        # Columns that there are not are 0, and so is what they give to the next layer, which does not read it.
+        parts += [np.pad(both, (*[(0, 0)] * (both.ndim - 1), (0, width - len(bias)))) for both in (bias, kernel)]
+        layers.append((end, end + width, depth, width))
+        end += (1 + depth) * width
+    return np.concatenate([part.reshape(-1) for part in parts]), np.array(layers, np.int64)
 
 
 def _own_rows(first: Floats, bottom: slice, n_bottom: int, places: tuple[int, ...]) -> Floats:
@@ -311,17 +204,17 @@ def _dot_row(i: int, j: int) -> int:
 
 def user_part(prepared: Prepared, inputs: Mapping[str, Array]) -> Part:
     """Compute n users' part, its share with the first layer's bias; any array library's arrays, of checked codes."""
-    part = _part(prepared.user, prepared.user_kernel, inputs)
+    part = _part(prepared.user, prepared.user_kernel, inputs, _one_by_one)
     return Part(part.vectors, part.embedding, part.share + prepared.bias)
 
 
-def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
-    """Compute one side of n rows, each row by itself."""
+def _part(side: Side, kernel: Array, inputs: Mapping[str, Array], times: Callable[[Array, Array], Array]) -> Part:
+    """Compute one side of n rows."""
     xp = array_namespace(kernel)
     embedding = xp.astype(inputs[side.embedding], xp.float32, copy=False)
     parts = [gather(table, inputs[name]) for name, table in side.tables.items()]
     if side.dense:
-        parts.append(_bottom(side, inputs))
+        parts.append(_bottom(side, inputs, times))
     parts.append(_normalised(embedding, side))
     vectors = xp.stack(parts, axis=1)
     dots = xp.matmul(vectors, xp.permute_dims(vectors, (0, 2, 1)))
@@ -330,7 +223,7 @@ def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
     reads = xp.take(xp.reshape(dots, (dots.shape[0], len(parts) ** 2)), places, axis=1)
     if side.dense:
         reads = xp.concat([parts[-2], reads], axis=1)
-    return Part(vectors, embedding, _times(reads, kernel))
+    return Part(vectors, embedding, times(reads, kernel))
 
 
 def check_codes(side: Side, inputs: Mapping[str, Array]) -> None:
@@ -351,11 +244,11 @@ def check_codes(side: Side, inputs: Mapping[str, Array]) -> None:
             )
 
 
-def _bottom(side: Side, inputs: Mapping[str, Array]) -> Array:
+def _bottom(side: Side, inputs: Mapping[str, Array], times: Callable[[Array, Array], Array]) -> Array:
     kernel, bias, last_kernel, last_bias = side.bottom
     xp = array_namespace(kernel)
     values = xp.stack([xp.astype(inputs[name], xp.float32, copy=False) for name in side.dense], axis=1)
-    return _times(xp.maximum(_times(values, kernel) + bias, 0), last_kernel) + last_bias
+    return times(xp.maximum(times(values, kernel) + bias, 0), last_kernel) + last_bias
 
 
 def _normalised(embedding: Array, side: Side) -> Array:
@@ -366,7 +259,7 @@ def _normalised(embedding: Array, side: Side) -> Array:
     return centred / xp.sqrt(variance + side.epsilon) * scale + offset
 
 
-def _times(rows: Array, kernel: Array) -> Array:
+def _one_by_one(rows: Array, kernel: Array) -> Array:
     """Multiply each row (n, a) by itself with a kernel (a, h): the same bits whatever the other rows."""
     return array_namespace(rows).matmul(rows[:, None, :], kernel)[:, 0, :]
 
@@ -375,16 +268,16 @@ def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
     check_codes(side, items)
     starts = range(0, len(items[side.embedding]), ITEMS_A_BLOCK)
     n_items, dimension = items[side.embedding].shape
-    whole = Part(
-        np.empty((n_items, len(side.places), dimension), np.float32),
-        np.ascontiguousarray(items[side.embedding], np.float32),
-        np.empty((n_items, kernel.shape[1]), np.float32),
-    )
+    n_vectors, h = len(side.places), kernel.shape[1]
+    rows = np.empty((n_items, n_vectors * dimension + h + dimension), np.float32)
+    vectors, share, embedding = np.split(rows, [n_vectors * dimension, n_vectors * dimension + h], axis=1)
+    whole = Part(vectors.reshape(n_items, n_vectors, dimension), embedding, share, rows)
 
     def compute(start: int) -> None:
-        rows = slice(start, start + ITEMS_A_BLOCK)
-        part = _part(side, kernel, {name: items[name][rows] for name in side.inputs})
-        whole.vectors[rows], whole.share[rows] = part.vectors, part.share
+        block = slice(start, start + ITEMS_A_BLOCK)
+        # An item stands at the same place of the same block each time, so whole blocks may be multiplied.
+        part = _part(side, kernel, {name: items[name][block] for name in side.inputs}, np.matmul)
+        whole.vectors[block], whole.share[block], whole.embedding[block] = part.vectors, part.share, part.embedding
 
     share_out(compute, starts)
     return whole

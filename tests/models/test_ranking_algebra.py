@@ -11,7 +11,8 @@ import pytest
 from batchrec.errors import ArtifactError
 from batchrec.models.dlrm import take_apart
 from batchrec.models.ranker import ITEM_CODE, ITEM_EMBEDDING, QUERY_EMBEDDING, RankerShape, build_ranker
-from batchrec.models.ranking_algebra import PAIRS_A_BLOCK, RankingAlgebra, prepare
+from batchrec.models.ranking_algebra import RankingAlgebra, prepare
+from batchrec.models.ranking_loops import PAIRS_A_CHUNK
 
 N_ITEMS, DIMENSION = 500, 64
 SHAPES = {
@@ -20,6 +21,7 @@ SHAPES = {
     "user dense": ({}, {"brand": 20}, ("spend",), (), (32, 16)),
     "item dense": ({"age": 7}, {}, (), ("price", "weight"), (32, 16)),
     "embeddings alone": ({}, {}, (), (), (8,)),
+    "many user features": ({f"user{n}": 3 + n for n in range(20)}, {"brand": 20}, ("spend",), (), (40, 20)),
     "no hidden layer": ({"age": 7}, {"brand": 20}, ("spend",), ("price",), ()),
 }
 
@@ -96,7 +98,7 @@ def test_scores_are_those_of_keras(kind):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [1, 3, 99, 100, PAIRS_A_BLOCK + 7])
+@pytest.mark.parametrize("width", [1, 3, 99, 100, PAIRS_A_CHUNK + 7])
 def test_bits_do_not_depend_on_the_other_users(whole, width):
     n = 70
     users, positions = user_inputs("all", n, 4), candidates(n, width)
@@ -107,8 +109,16 @@ def test_bits_do_not_depend_on_the_other_users(whole, width):
         assert found.tobytes() == relevance[rows].tobytes()
 
 
-def test_more_candidates_than_fit_into_a_block(whole):
-    users, positions = user_inputs("all", 3, 4), candidates(3, 2 * PAIRS_A_BLOCK + 5)
+def test_bits_do_not_depend_on_the_other_candidates(whole):
+    users, positions = user_inputs("all", 9, 4), candidates(9, 2 * PAIRS_A_CHUNK + 5)
+    relevance = whole(users, positions)
+    order = np.random.default_rng(6).permutation(positions.shape[1])
+    for columns in ([0], order[:4], order[:50], order):
+        assert whole(users, positions[:, columns]).tobytes() == relevance[:, columns].tobytes()
+
+
+def test_more_candidates_than_fit_into_a_chunk(whole):
+    users, positions = user_inputs("all", 3, 4), candidates(3, 2 * PAIRS_A_CHUNK + 5)
     expected = by_keras(trained_like("all"), users, item_inputs("all"), positions)
     np.testing.assert_allclose(whole(users, positions), expected, rtol=1e-5, atol=1e-5)
 
