@@ -14,6 +14,7 @@ from batchrec.delivery.lineage import check_lineage, recorded
 from batchrec.engine.cluster import LOCAL
 from batchrec.engine.device import CPU, Choice
 from batchrec.errors import BusyError, GateError, SchemaError, SinkError
+from batchrec.features.feast_import import import_meanwhile
 from batchrec.increments.changes import write_changes
 from batchrec.increments.previous import open_previous, reusable
 from batchrec.log import about
@@ -122,6 +123,7 @@ def _finish(
     """Make every part of the run that is not there yet, as it is to be published."""
     previous = None if config.since is None else open_previous(config.since, folder.output)
     with folder.scratch() as scratch:
+        import_meanwhile()
         with stopwatch("read users"):
             users, path = prepare_users(
                 config.users,

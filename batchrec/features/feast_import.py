@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ def import_feast() -> Any:
     import feast
 
     return feast
+
+
+def import_meanwhile() -> None:
+    """Begin to import Feast in another thread, while this one waits for other things than Python's lock.
+
+    Whoever imports it then waits for the rest, and is told what is wrong, if anything is.
+    """
+
+    def begin() -> None:
+        with suppress(Exception):
+            import_feast()
+
+    threading.Thread(target=begin, name="import feast", daemon=True).start()
 
 
 @contextmanager

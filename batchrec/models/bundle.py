@@ -329,10 +329,12 @@ def read_embeddings(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
         raise ArtifactError(f"column {EMBEDDING!r} is {dtype}, expected a list of float32", _REMEDY)
     if len(array) == 0:
         return np.zeros((0, dtype.list_size if is_fixed else 0), np.float32)
-    lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+    lengths = [dtype.list_size] if is_fixed else pc.unique(pc.list_value_length(array)).to_pylist()
     if array.null_count or len(lengths) > 1:
         raise ArtifactError(f"column {EMBEDDING!r} holds nulls or lists of different length", _REMEDY)
-    values = array.flatten().to_numpy(zero_copy_only=False)
+    # flatten() copies, which for lists of one length nothing needs: their values lie behind each other.
+    inner = array.values.slice(array.offset * lengths[0], len(array) * lengths[0]) if is_fixed else array.flatten()
+    values = inner.to_numpy(zero_copy_only=False)
     with np.errstate(over="ignore"):
         values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
