@@ -1,13 +1,12 @@
 """Loops over numbers that no library has, compiled for this processor by Numba (Lam, Pitrou & Seibert, LLVM-HPC 2015).
 
 NumPy goes through memory once for each operation, so a chain of small ones costs as many passes as it has links; a
-compiled loop makes one (docs/decisions/020-compiled-loops.md). Matrix products stay with BLAS.
+compiled loop makes one (docs/decisions/020-compiled-loops.md).
 
 Machine code is kept beside the sources, or in the user's cache folder where that cannot be written, and made anew when
 a source or the processor is another; a function must not call compiled ones of another file, whose changes would not
-be seen, but those of :mod:`~batchrec.models.lanes` and :mod:`~batchrec.models.registers`. Compiled loops run in the
-thread that calls them, without Python's lock, and check no bounds: whoever calls them sees to it that places lie
-within arrays.
+be seen, but those of :data:`INSTRUCTIONS`. Compiled loops run in the thread that calls them, without Python's lock, and
+check no bounds: whoever calls them sees to it that places lie within arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from batchrec.models import lanes, registers
+from batchrec.models import lanes, products, registers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,9 @@ Number = float | np.float32
 """A number that a compiled loop takes or returns; a literal is float64."""
 
 Loop = TypeVar("Loop", bound="Callable[..., object]")
+
+INSTRUCTIONS = (lanes, products, registers)
+"""What every loop may contain beside its own source."""
 
 _ALWAYS = {"contract"}
 """A product and a sum may be rounded once. Infinities, what is no number, and signs of zeros keep their meaning."""
@@ -87,7 +89,7 @@ class _Kept(FunctionCache):
 @cache
 def _instructions() -> str:
     """Return SHA-256 of what every loop may contain, beside its own source."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (lanes, registers)]
+    sources = [Path(str(module.__file__)).read_bytes() for module in INSTRUCTIONS]
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from batchrec.models.compiled import compiled
 from batchrec.models.lanes import LANES, close_up, pack
+from batchrec.models.products import WIDEST, multiply
+from batchrec.models.registers import fetch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,6 +38,11 @@ SPARE = 16
 
 HALVINGS = 64
 """Most steps of a bisection: every second one halves what patterns of numbers lie between, of which there are 2³²."""
+
+QUERIES_A_PRODUCT = 48
+"""Most queries multiplied with a tile before their products are looked at, which are in the first cache by then."""
+
+NOTHING = np.float32(-np.inf)
 
 LOWEST = np.finfo(np.float32).min
 """What is lower, -inf, stands for no column at all."""
@@ -78,7 +85,7 @@ def propose(scores: Floats, count: int, limit: int) -> Proposals:
 
 
 class Running:
-    """Proposals from scores that come in pieces, in any order.
+    """Proposals from products with tiles of vectors, in any order.
 
     Parameters
     ----------
@@ -86,32 +93,37 @@ class Running:
         m.
     count
         As :func:`propose`; no more than twice as many columns are proposed for a row.
-    piece
-        Scores in each piece, at most `count` and some more.
+    tile
+        Vectors of a tile: a multiple of 16.
     """
 
-    def __init__(self, rows: int, count: int, piece: int) -> None:
+    def __init__(self, rows: int, count: int, tile: int) -> None:
         self._count = count
         self._floors = np.full(rows, LOWEST, np.float32)
         self._kept = np.zeros(rows, np.int64)
-        room = 2 * count + SPARE + piece
+        room = 2 * count + SPARE + tile
         self._values, self._columns = np.empty((rows, room), np.float32), np.empty((rows, room), np.int32)
 
-    def add(self, scores: Floats, rows: Integers, firsts: Integers) -> None:
-        """Look at pieces of rows.
+    def multiply(self, queries: Floats, tiles: Floats, rows: Integers, ends: Integers, firsts: Integers) -> None:
+        """Multiply each tile with the queries that ask for it, and look at the products.
 
         Parameters
         ----------
-        scores
-            (b, q, w) float32, C-contiguous, w as above; -inf where there is nothing.
+        queries
+            (m, d) float32, C-contiguous.
+        tiles
+            (T, d + 1, w) float32, C-contiguous: vectors as columns, and a last row that is added to the products: -inf
+            where there is no vector.
         rows
-            (b, q) int64: the row that each piece is of, never falling; what is of the same as the one before is
-            passed over.
+            (p,) int64: the queries that ask for the first tile, then those that ask for the second and so on; a query
+            may ask for a tile once.
+        ends
+            (T,) int64: where each tile's queries end.
         firsts
-            (b,) int64: the column that these pieces begin with.
+            (T,) int64: the column that each tile begins with.
         """
         state = self._floors, self._kept, self._values, self._columns
-        _add(scores, rows, firsts, self._count, *state)
+        _multiply(queries, tiles, rows, ends, firsts, self._count, *state)
 
     def proposals(self) -> Proposals:
         """Return what reaches a floor that at least `count` columns of its row reach; nothing can be added then."""
@@ -123,9 +135,11 @@ class Running:
 
 
 @compiled
-def _add(
-    scores: Floats,
+def _multiply(
+    queries: Floats,
+    tiles: Floats,
     rows: Integers,
+    ends: Integers,
     firsts: Integers,
     count: int,
     floors: Floats,
@@ -133,20 +147,35 @@ def _add(
     values: Floats,
     columns: Places,
 ) -> None:
-    b, q, width = scores.shape
-    room, numbers = values.shape[1], scores.reshape(scores.size)
+    _, above, width = tiles.shape
+    d, room = above - 1, values.shape[1]
+    flat_queries, flat_tiles = queries.reshape(queries.size), tiles.reshape(tiles.size)
     flat_values, flat_columns = values.reshape(values.size), columns.reshape(columns.size)
-    for i in range(b):
-        for j in range(q):
-            row, start = rows[i, j], (i * q + j) * width
-            if j and row == rows[i, j - 1]:
-                continue
-            if kept[row] + width > room:
-                _raise(row, count, floors, kept, values, columns)
-            if kept[row] + width > room or not _are_numbers(numbers, start, width):
-                floors[row], kept[row] = np.nan, 0  # given up: nothing reaches it any more
-            end = row * room + kept[row]
-            kept[row] += _left(numbers, start, width, firsts[i], floors[row], flat_values, flat_columns, end)
+    scores, places = np.empty(QUERIES_A_PRODUCT * width, np.float32), np.empty(QUERIES_A_PRODUCT, np.int64)
+    following, ahead = np.empty(1, np.int64), np.zeros(3, np.int64)
+    begin = 0
+    for tile in range(len(ends)):
+        kernel, following[0] = tile * above * width, tile + 1
+        ahead[0], ahead[1], ahead[2] = 0, 0, int(tile + 1 < len(ends))
+        for first in range(begin, ends[tile], QUERIES_A_PRODUCT):
+            asking = rows[first : min(first + QUERIES_A_PRODUCT, ends[tile])]
+            for j in range(len(asking)):
+                places[j] = asking[j] * d
+                fetch(flat_values, asking[j] * room + kept[asking[j]])
+                fetch(flat_columns, asking[j] * room + kept[asking[j]])
+            multiply(
+                flat_queries, places, len(asking), d, flat_tiles, kernel, width, flat_tiles, kernel + d * width, 0,
+                scores, width, NOTHING, WIDEST, flat_tiles, above * width, following, ahead,
+            )  # fmt: skip
+            for j in range(len(asking)):
+                row, start = asking[j], j * width
+                if kept[row] + width > room:
+                    _raise(row, count, floors, kept, values, columns)
+                if kept[row] + width > room or not _are_numbers(scores, start, width):
+                    floors[row], kept[row] = np.nan, 0  # given up: nothing reaches it any more
+                end = row * room + kept[row]
+                kept[row] += _left(scores, start, width, firsts[tile], floors[row], flat_values, flat_columns, end)
+        begin = ends[tile]
 
 
 @compiled

@@ -21,7 +21,8 @@ from array_api_compat import array_namespace, device
 
 from batchrec.arrays import Array, gather
 from batchrec.errors import ArtifactError
-from batchrec.models.ranking_loops import columns_of, products_of, score, to_lanes
+from batchrec.models.products import to_lanes
+from batchrec.models.ranking_loops import columns_of, products_of, score
 from batchrec.models.threads import one_thread_a_call, share_out
 
 if TYPE_CHECKING:

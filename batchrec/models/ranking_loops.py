@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchrec.models.compiled import compiled, compiled_sums
-from batchrec.models.registers import IS_WIDE, LANES, LINE, fetch, product
+from batchrec.models.products import FOUR, ONE, TWO, WIDEST, multiply, to_lanes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,23 +25,8 @@ PAIRS_A_CHUNK = 48
 """Candidates in work at a time: few enough that their layers stay in the first cache, many enough that the kernels,
 which lie in the second, are read seldom."""
 
-LINES_A_PRODUCT = 24
-"""Lines of the cache asked for before each product: some more than what the next chunk needs, shared out."""
-
-ROWS_BY_FOUR, ROWS_BY_TWO, ROWS_BY_ONE = (6, 8, 8) if IS_WIDE else (1, 3, 6)
-"""Rows that are multiplied with 64, 32 and 16 columns of a kernel at once: as many sums as there are registers for."""
-
-FOUR, TWO, ONE = 4 * LANES, 2 * LANES, LANES
-
-WIDEST = FOUR if IS_WIDE else ONE
-"""Columns of a layer that are multiplied at once, at most."""
-
 ACTIVATED, OUTPUT = np.float32(0), np.float32(-np.inf)
 """Below which what a layer gives is cut off: a ReLU's zero, and nothing."""
-
-_rows_by_four, _row_by_four = product(ROWS_BY_FOUR, 4), product(1, 4)
-_rows_by_two, _row_by_two = product(ROWS_BY_TWO, 2), product(1, 2)
-_rows_by_one, _row_by_one = product(ROWS_BY_ONE, 1), product(1, 1)
 
 
 def columns_of(vectors: int) -> int:
@@ -53,11 +38,6 @@ def columns_of(vectors: int) -> int:
 def products_of(vectors: int) -> int:
     """Return how many products with so many vectors of a user lie behind each other; those too many are 0."""
     return vectors if vectors <= FOUR else to_lanes(vectors)
-
-
-def to_lanes(width: int) -> int:
-    """Return the next multiple of :data:`~batchrec.models.registers.LANES`."""
-    return -(-width // LANES) * LANES
 
 
 @compiled
@@ -109,7 +89,7 @@ def score(
             n = min(PAIRS_A_CHUNK, (i + 1) * width - begin)
             ahead[0], ahead[1], ahead[2] = begin + n, 0, min(begin + n + PAIRS_A_CHUNK, positions.size)
             _begin(table, row, chosen[begin : begin + n], s, d, of_vectors, share[i], layers[0, 3], there, hidden)
-            _multiply(
+            multiply(
                 table, of_vectors, n * s, d, users, i * d * w, w, nothing, 0, 0, products, step, OUTPUT, FOUR,
                 table, row, chosen, ahead,
             )  # fmt: skip
@@ -117,12 +97,12 @@ def score(
                 bias, kernel, depth, units = layers[layer]
                 lowest = ACTIVATED if layer + 1 < len(layers) else OUTPUT
                 if layer == 0:
-                    _multiply(
+                    multiply(
                         products, of_products, n, depth, kernels, kernel, units, there, 0, hidden, here, hidden,
                         lowest, WIDEST, table, row, chosen, ahead,
                     )  # fmt: skip
                 else:
-                    _multiply(
+                    multiply(
                         here, of_hidden, n, depth, kernels, kernel, units, kernels, bias, 0, there, hidden,
                         lowest, WIDEST, table, row, chosen, ahead,
                     )  # fmt: skip
@@ -176,223 +156,3 @@ def _end(
         for j in range(len(user)):
             product_of_both += item[j] * user[j]
         scores[k] = output[k * hidden] + product_of_both * scale
-
-
-@compiled
-def _multiply(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_step: int,
-    lowest: Number,
-    widest: int,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply n rows with a kernel, in blocks of at most `widest` columns; see :func:`~.registers.product`."""
-    column = 0
-    while column < width:
-        begin, sums = at + column, start_at + column
-        if min(width - column, widest) >= FOUR:
-            _by_four(
-                a,
-                places,
-                n,
-                depth,
-                kernel,
-                begin,
-                width,
-                start,
-                sums,
-                start_step,
-                out,
-                column,
-                out_step,
-                lowest,
-                table,
-                row,
-                chosen,
-                ahead,
-            )
-            column += FOUR
-        elif min(width - column, widest) >= TWO:
-            _by_two(
-                a,
-                places,
-                n,
-                depth,
-                kernel,
-                begin,
-                width,
-                start,
-                sums,
-                start_step,
-                out,
-                column,
-                out_step,
-                lowest,
-                table,
-                row,
-                chosen,
-                ahead,
-            )
-            column += TWO
-        else:
-            _by_one(
-                a,
-                places,
-                n,
-                depth,
-                kernel,
-                begin,
-                width,
-                start,
-                sums,
-                start_step,
-                out,
-                column,
-                out_step,
-                lowest,
-                table,
-                row,
-                chosen,
-                ahead,
-            )
-            column += ONE
-
-
-@compiled
-def _by_four(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 64 columns, some rows at a time; the last ones, where they are fewer, together with some before."""
-    for first in range(0, n, ROWS_BY_FOUR):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_FOUR)
-        if r >= 0:
-            _rows_by_four(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_four(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@compiled
-def _by_two(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 32 columns as :func:`_by_four` does 64."""
-    for first in range(0, n, ROWS_BY_TWO):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_TWO)
-        if r >= 0:
-            _rows_by_two(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_two(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@compiled
-def _by_one(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 16 columns as :func:`_by_four` does 64."""
-    for first in range(0, n, ROWS_BY_ONE):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_ONE)
-        if r >= 0:
-            _rows_by_one(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_one(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@compiled
-def _fetch(table: Floats, row: int, chosen: Integers, ahead: Integers) -> None:
-    """Ask for the next lines of items' rows: `ahead` holds the next pair, the place in its item's row, and the end."""
-    pair, place, end = ahead
-    for _ in range(LINES_A_PRODUCT):
-        if pair < end:
-            fetch(table, max(chosen[pair], 0) * row + place)
-            place += LINE
-            if place >= row:
-                pair, place = pair + 1, 0
-    ahead[0], ahead[1] = pair, place

@@ -1,8 +1,7 @@
 """Lists of vectors cut into tiles, and the products of many queries with the tiles that each of them asks for.
 
-Queries that ask for one tile are multiplied with it together, and tiles that as many queries ask for are multiplied in
-one call. So there are some dozens of calls, however many tiles there are: each runs for long without Python, and
-several threads do not wait for each other's interpreter (docs/decisions/017-search-by-list.md).
+Queries that ask for one tile are multiplied with it together, whatever lists they ask for besides
+(docs/decisions/017-search-by-list.md).
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import numpy as np
 from batchrec.models.proposals import Proposals, Running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float32]
@@ -24,16 +21,6 @@ if TYPE_CHECKING:
 TILE = 64
 """Vectors of a tile, all of one list: few enough that the last tile of a list wastes little, a multiple of the numbers
 in a vector register."""
-
-QUERIES_A_PRODUCT = 128
-"""Most queries multiplied with a tile at once."""
-
-QUERIES_APART = 16
-"""Products are made for a multiple of so many queries, the last of which stands in for those that are missing: tiles
-with about as many queries share a call."""
-
-ROWS_A_CALL = 8192
-"""Queries of all products of a call, one for each product that it takes part in."""
 
 
 class Tiles:
@@ -85,12 +72,9 @@ class Tiles:
         counts = counts.reshape(-1)
         tile = np.repeat(self._first[lists].reshape(-1), counts) + counted_up(counts)
         row = row.take(np.argsort(tile.astype(self._number), kind="stable"))
-        queries = np.concatenate([queries, np.ones((len(queries), 1), np.float32)], axis=1)
         running = Running(len(queries), count, TILE)
-        for tiles, pairs in _calls(np.bincount(tile, minlength=len(self.starts))):
-            rows = row.take(pairs)
-            products = np.matmul(queries.take(rows, axis=0), self._columns.take(tiles, axis=0))
-            running.add(products, rows, self.starts.take(tiles))
+        ends = np.cumsum(np.bincount(tile, minlength=len(self.starts)))
+        running.multiply(queries, self._columns, row, ends, self.starts)
         return running.proposals()
 
 
@@ -138,29 +122,6 @@ def tile_columns(vectors: Floats, starts: Integers, stops: Integers, rows: int) 
         columns[:dimension, : stop - start] = vectors[start:stop].T
         columns[dimension, stop - start :] = -np.inf
     return tiles
-
-
-def _calls(counts: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Lay out products of the pairs of queries and tiles, which lie ordered by tile, `counts` (T,) of each.
-
-    Yields
-    ------
-    tiles
-        (b,) int64.
-    pairs
-        (b, q) int64: pairs with each of these tiles; the last pair of a product may come several times.
-    """
-    products = -(-counts // QUERIES_A_PRODUCT)
-    tiles = np.repeat(np.arange(len(counts)), products)
-    ends = np.cumsum(counts)
-    begins = (ends - counts)[tiles] + counted_up(products) * QUERIES_A_PRODUCT
-    lasts = np.minimum(begins + QUERIES_A_PRODUCT, ends[tiles]) - 1
-    queries = -(-(lasts + 1 - begins) // QUERIES_APART) * QUERIES_APART
-    for q in range(QUERIES_APART, QUERIES_A_PRODUCT + 1, QUERIES_APART):
-        alike = np.flatnonzero(queries == q)
-        for start in range(0, len(alike), ROWS_A_CALL // q):
-            chosen = alike[start : start + ROWS_A_CALL // q]
-            yield tiles[chosen], np.minimum(begins[chosen, None] + np.arange(q), lasts[chosen, None])
 
 
 def counted_up(counts: Integers) -> Integers:

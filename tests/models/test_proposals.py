@@ -66,13 +66,16 @@ def test_scores_far_apart_have_a_close_floor_as_well():
 
 
 def in_pieces(scores, count, width=64, *, order=1):
-    """Proposals from a matrix that comes in pieces, rows together, with a row that comes twice in each call."""
-    rows = np.arange(len(scores))
-    running = Running(len(scores), count, width)
-    for first in range(0, scores.shape[1], width)[::order]:
-        piece = np.ascontiguousarray(scores[None, :, first : first + width])
-        again = np.concatenate([piece, piece[:, -1:]], axis=1)
-        running.add(again, np.append(rows, rows[-1])[None, :], np.array([first]))
+    """Proposals from a matrix that comes in pieces: a tile for each piece of each row, multiplied with the number 1."""
+    m, pieces = len(scores), scores.shape[1] // width
+    tiles = np.zeros((m, pieces, 2, width), np.float32)
+    tiles[:, :, 0] = np.where(scores > -np.inf, scores, 0).reshape(m, pieces, width)
+    tiles[:, :, 0][np.isnan(scores).reshape(m, pieces, width)] = np.nan
+    tiles[:, :, 1] = np.where(scores == -np.inf, -np.inf, 0).reshape(m, pieces, width)
+    rows, piece = (numbers.reshape(-1) for numbers in np.indices((pieces, m))[::-1])
+    tiles, rows, firsts = (np.ascontiguousarray(array[::order]) for array in (tiles[rows, piece], rows, piece * width))
+    running = Running(m, count, width)
+    running.multiply(np.ones((m, 1), np.float32), tiles, rows, np.arange(1, len(rows) + 1), firsts)
     return running.proposals()
 
 
@@ -105,6 +108,29 @@ def test_scores_in_rising_and_falling_order_are_all_looked_at(order):
     for row, floor, columns in zip(scores, floors, columns_of(proposed), strict=True):
         assert columns == np.flatnonzero(row >= floor).tolist()
         assert 100 <= len(columns) <= 120
+
+
+@pytest.mark.parametrize("queries", [1, 5, 6, 7, 48, 49, 100])
+def test_tiles_are_multiplied_with_whoever_asks_for_them(queries):
+    """Every second tile by all queries, the others by one; some vectors of each are missing."""
+    random = np.random.default_rng(queries)
+    depth, width, n_tiles = 9, 64, 12
+    given = random.normal(size=(queries, depth)).astype(np.float32)
+    tiles = random.normal(size=(n_tiles, depth + 1, width)).astype(np.float32)
+    tiles[:, depth] = np.where(random.random((n_tiles, width)) < 0.3, -np.inf, 0)
+    asking = [np.arange(queries) if tile % 2 else np.array([tile % queries]) for tile in range(n_tiles)]
+    running = Running(queries, 40, width)
+    ends, firsts = np.cumsum([len(rows) for rows in asking]), 1000 - np.arange(n_tiles) * width
+    running.multiply(given, tiles, np.concatenate(asking), ends, firsts)
+    floors, proposed = running.proposals()
+    for query in range(queries):
+        columns = np.concatenate([firsts[tile] + np.arange(width) for tile in range(n_tiles) if query in asking[tile]])
+        mine = np.concatenate([tiles[tile] for tile in range(n_tiles) if query in asking[tile]], axis=1)
+        scores = given[query].astype(np.float64) @ mine[:depth] + mine[depth]
+        found = np.isin(columns, proposed[query])
+        assert found.sum() == (proposed[query] >= 0).sum() >= min(40, np.isfinite(scores).sum())
+        assert (scores[found] >= floors[query] - 1e-5).all()
+        assert (scores[~found] < floors[query] + 1e-5).all()
 
 
 def test_pieces_of_equals_and_of_what_is_no_number_are_given_up():

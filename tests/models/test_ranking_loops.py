@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from batchrec.models.ranking_loops import PAIRS_A_CHUNK, columns_of, products_of, score, to_lanes
+from batchrec.models.products import to_lanes
+from batchrec.models.ranking_loops import PAIRS_A_CHUNK, columns_of, products_of, score
 
 
 def expected(users, items, positions, layers, scale):
