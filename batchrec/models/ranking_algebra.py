@@ -26,8 +26,6 @@ from batchrec.models.ranking_loops import columns_of, products_of, score
 from batchrec.models.threads import one_thread_a_call, share_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchrec.models.dlrm import Dlrm, Side
 
 Floats = npt.NDArray[np.float32]
@@ -205,17 +203,17 @@ def _dot_row(i: int, j: int) -> int:
 
 def user_part(prepared: Prepared, inputs: Mapping[str, Array]) -> Part:
     """Compute n users' part, its share with the first layer's bias; any array library's arrays, of checked codes."""
-    part = _part(prepared.user, prepared.user_kernel, inputs, _one_by_one)
+    part = _part(prepared.user, prepared.user_kernel, inputs)
     return Part(part.vectors, part.embedding, part.share + prepared.bias)
 
 
-def _part(side: Side, kernel: Array, inputs: Mapping[str, Array], times: Callable[[Array, Array], Array]) -> Part:
-    """Compute one side of n rows."""
+def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
+    """Compute one side of n rows, each row by itself."""
     xp = array_namespace(kernel)
     embedding = xp.astype(inputs[side.embedding], xp.float32, copy=False)
     parts = [gather(table, inputs[name]) for name, table in side.tables.items()]
     if side.dense:
-        parts.append(_bottom(side, inputs, times))
+        parts.append(_bottom(side, inputs))
     parts.append(_normalised(embedding, side))
     vectors = xp.stack(parts, axis=1)
     dots = xp.matmul(vectors, xp.permute_dims(vectors, (0, 2, 1)))
@@ -224,7 +222,7 @@ def _part(side: Side, kernel: Array, inputs: Mapping[str, Array], times: Callabl
     reads = xp.take(xp.reshape(dots, (dots.shape[0], len(parts) ** 2)), places, axis=1)
     if side.dense:
         reads = xp.concat([parts[-2], reads], axis=1)
-    return Part(vectors, embedding, times(reads, kernel))
+    return Part(vectors, embedding, _times(reads, kernel))
 
 
 def check_codes(side: Side, inputs: Mapping[str, Array]) -> None:
@@ -245,11 +243,11 @@ def check_codes(side: Side, inputs: Mapping[str, Array]) -> None:
             )
 
 
-def _bottom(side: Side, inputs: Mapping[str, Array], times: Callable[[Array, Array], Array]) -> Array:
+def _bottom(side: Side, inputs: Mapping[str, Array]) -> Array:
     kernel, bias, last_kernel, last_bias = side.bottom
     xp = array_namespace(kernel)
     values = xp.stack([xp.astype(inputs[name], xp.float32, copy=False) for name in side.dense], axis=1)
-    return times(xp.maximum(times(values, kernel) + bias, 0), last_kernel) + last_bias
+    return _times(xp.maximum(_times(values, kernel) + bias, 0), last_kernel) + last_bias
 
 
 def _normalised(embedding: Array, side: Side) -> Array:
@@ -260,7 +258,7 @@ def _normalised(embedding: Array, side: Side) -> Array:
     return centred / xp.sqrt(variance + side.epsilon) * scale + offset
 
 
-def _one_by_one(rows: Array, kernel: Array) -> Array:
+def _times(rows: Array, kernel: Array) -> Array:
     """Multiply each row (n, a) by itself with a kernel (a, h): the same bits whatever the other rows."""
     return array_namespace(rows).matmul(rows[:, None, :], kernel)[:, 0, :]
 
@@ -276,8 +274,7 @@ def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
 
     def compute(start: int) -> None:
         block = slice(start, start + ITEMS_A_BLOCK)
-        # An item stands at the same place of the same block each time, so whole blocks may be multiplied.
-        part = _part(side, kernel, {name: items[name][block] for name in side.inputs}, np.matmul)
+        part = _part(side, kernel, {name: items[name][block] for name in side.inputs})
         whole.vectors[block], whole.share[block], whole.embedding[block] = part.vectors, part.share, part.embedding
 
     share_out(compute, starts)
