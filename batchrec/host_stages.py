@@ -1,7 +1,8 @@
-"""Stages as a CPU does them fastest: the same results, one piece of users a thread.
+"""Stages as a CPU does them fastest, with the same results.
 
-A piece is small enough for a core's cache. Where arrays must look at all pairs at once, and so have to sort and to
-search, a compiled loop looks at one user after the other.
+Where arrays must look at all pairs at once, and so have to sort and to search, a compiled loop looks at one user after
+the other. What is left to arrays is cut into pieces of users that stay in a core's cache. It is so little work that the
+thread that asks for it does it: in the pool it would wait for others' blocks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import numpy as np
 
 from batchrec.arrays import MISSING
 from batchrec.models.compiled import compiled
-from batchrec.models.threads import share_out
 from batchrec.stages import sample as sampling
 from batchrec.stages.retrieve import Candidates
 from batchrec.stages.sample import Sampled
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 USERS_A_PIECE = 1024
-"""Users looked at in one thread at a time. An array of their candidates' numbers is a megabyte: kept when it is freed,
-where larger ones go back to the system and must be cleared again for the next."""
+"""Users sampled at a time. An array of their candidates' numbers is a megabyte: kept when it is freed, where larger ones
+go back to the system and must be cleared again for the next."""
 
 
 def anti_join(positions: Integers, seen: Ragged, eligible: Bools) -> Bools:
@@ -49,13 +49,7 @@ def anti_join(positions: Integers, seen: Ragged, eligible: Bools) -> Bools:
         (n, K) bool.
     """
     kept = np.empty(positions.shape, np.bool_)
-
-    def join(start: int) -> None:
-        rows = slice(start, start + USERS_A_PIECE)
-        offsets = seen.offsets[start : start + USERS_A_PIECE + 1]
-        _anti_join(positions[rows], offsets, seen.values, eligible, np.zeros(len(eligible), np.bool_), kept[rows])
-
-    share_out(join, range(0, len(positions), USERS_A_PIECE))
+    _anti_join(positions, seen.offsets, seen.values, eligible, np.zeros(len(eligible), np.bool_), kept)
     return kept
 
 
@@ -77,12 +71,7 @@ def first_kept(scores: Floats, hits: Integers, is_kept: Bools, width: int) -> Ca
         (m, width) each.
     """
     found = Candidates(np.empty((len(hits), width), np.int64), np.empty((len(hits), width), np.float32))
-
-    def take(start: int) -> None:
-        rows = slice(start, start + USERS_A_PIECE)
-        _first_kept(scores[rows], hits[rows], is_kept[rows], found.positions[rows], found.scores[rows])
-
-    share_out(take, range(0, len(hits), USERS_A_PIECE))
+    _first_kept(scores, hits, is_kept, found.positions, found.scores)
     return found
 
 
@@ -96,7 +85,7 @@ def sample(
         return sampling.sample(relevance[rows], positions[rows], user_hash[rows], item_hash, k, temperature, seed)
 
     # One piece at least, so that a bad temperature is told of and no user's result has its shape too.
-    drawn = share_out(draw, range(0, max(len(relevance), 1), USERS_A_PIECE))
+    drawn = [draw(start) for start in range(0, max(len(relevance), 1), USERS_A_PIECE)]
     return Sampled(*map(np.concatenate, zip(*drawn, strict=True)))
 
 

@@ -26,10 +26,8 @@ def case(seed, rows, catalogue, depth):
     return hits, seen, random.random(catalogue) < 0.8
 
 
-@pytest.mark.parametrize("piece", [1, 7, 1024])
 @pytest.mark.parametrize(("rows", "catalogue", "depth"), [(23, 30, 12), (40, 5, 5), (1, 1, 1), (9, 200, 150)])
-def test_what_is_kept_is_real_eligible_and_unseen(monkeypatch, piece, rows, catalogue, depth):
-    monkeypatch.setattr(host_stages, "USERS_A_PIECE", piece)
+def test_what_is_kept_is_real_eligible_and_unseen(rows, catalogue, depth):
     hits, seen, eligible = case(rows, rows, catalogue, depth)
     kept = anti_join(hits, ragged(seen), eligible)
     assert kept.dtype == np.bool_
@@ -47,10 +45,8 @@ def test_nobody_and_nothing_found():
     assert anti_join(np.full((1, 2), -1), ragged([[-1]]), np.zeros(0, bool)).tolist() == [[False, False]]
 
 
-@pytest.mark.parametrize("piece", [1, 5, 1024])
 @pytest.mark.parametrize("width", [1, 3, 8])
-def test_the_first_kept_hits_come_in_their_order(monkeypatch, piece, width):
-    monkeypatch.setattr(host_stages, "USERS_A_PIECE", piece)
+def test_the_first_kept_hits_come_in_their_order(width):
     random = np.random.default_rng(width)
     hits, is_kept = random.integers(0, 99, (17, 8)), random.random((17, 8)) < 0.5
     scores = random.random((17, 8)).astype(np.float32)
