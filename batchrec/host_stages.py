@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 USERS_A_PIECE = 1024
-"""Users sampled at a time. An array of their candidates' numbers is a megabyte: kept when it is freed, where larger ones
-go back to the system and must be cleared again for the next."""
+"""Users sampled at a time. An array of their candidates' numbers is a megabyte: kept when it is freed, where larger
+ones go back to the system and must be cleared again for the next."""
 
 
 def anti_join(positions: Integers, seen: Ragged, eligible: Bools) -> Bools:
