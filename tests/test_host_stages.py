@@ -5,7 +5,9 @@ from batchrec import host_stages
 from batchrec.arrays import Ragged
 from batchrec.errors import ConfigError
 from batchrec.host_stages import anti_join, first_kept
+from batchrec.stages import retrieve
 from batchrec.stages import sample as stage
+from batchrec.stages.anti_join import anti_join as array_anti_join
 from tests.stages import reference
 
 K, TEMPERATURE, SEED = 3, 2.0, 5
@@ -32,6 +34,19 @@ def test_what_is_kept_is_real_eligible_and_unseen(rows, catalogue, depth):
     kept = anti_join(hits, ragged(seen), eligible)
     assert kept.dtype == np.bool_
     assert kept.tolist() == reference.anti_join(hits.tolist(), seen, eligible.tolist())
+
+
+@pytest.mark.parametrize(("rows", "catalogue", "depth", "width"), [(30, 60, 20, 7), (3, 9, 9, 9)])
+def test_the_same_bytes_as_the_stages(rows, catalogue, depth, width):
+    hits, seen, eligible = case(rows, rows, catalogue, depth)
+    kept = anti_join(hits, ragged(seen), eligible)
+    assert kept.tobytes() == array_anti_join(hits, ragged(seen), eligible).tobytes()
+    scores = -np.sort(np.random.default_rng(1).normal(size=hits.shape).astype(np.float32))
+    for found, expected in zip(
+        first_kept(scores, hits, kept, width), retrieve.first_kept(scores, hits, kept, width), strict=True
+    ):
+        assert found.dtype == expected.dtype
+        assert found.tobytes() == expected.tobytes()
 
 
 def test_marks_of_one_user_do_not_reach_the_next():
