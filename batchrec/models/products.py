@@ -6,7 +6,7 @@ source among what they are known by, as :mod:`batchrec.models.registers`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from numba.extending import register_jitable
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LINES_A_PRODUCT = 24
 """Lines of the cache asked for before each block."""
 
-ROWS_BY_FOUR, ROWS_BY_TWO, ROWS_BY_ONE = (6, 8, 8) if IS_WIDE else (1, 3, 6)
+ROWS = {4: 6, 2: 8, 1: 8} if IS_WIDE else {4: 1, 2: 3, 1: 6}
 """Rows that are multiplied with 64, 32 and 16 columns of a kernel at once: as many sums as there are registers for."""
 
 FOUR, TWO, ONE = 4 * LANES, 2 * LANES, LANES
@@ -32,14 +32,70 @@ FOUR, TWO, ONE = 4 * LANES, 2 * LANES, LANES
 WIDEST = FOUR if IS_WIDE else ONE
 """Columns that are multiplied at once, where a row's need not be."""
 
-_rows_by_four, _row_by_four = product(ROWS_BY_FOUR, 4), product(1, 4)
-_rows_by_two, _row_by_two = product(ROWS_BY_TWO, 2), product(1, 2)
-_rows_by_one, _row_by_one = product(ROWS_BY_ONE, 1), product(1, 1)
-
 
 def to_lanes(width: int) -> int:
     """Return the next multiple of :data:`~batchrec.models.registers.LANES`."""
     return -(-width // LANES) * LANES
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _fetch(table: Floats, row: int, chosen: Integers, ahead: Integers) -> None:
+    """Ask for the next lines; see :func:`multiply`."""
+    one, place, end = ahead
+    lines = LINES_A_PRODUCT
+    while lines and one < end:
+        fetch(table, max(chosen[one], 0) * row + place)
+        lines, place = lines - 1, place + LINE
+        if place >= row:
+            one, place = one + 1, 0
+    ahead[0], ahead[1] = one, place
+
+
+def _by(vectors: int) -> Any:
+    """Return what multiplies all rows with so many times 16 columns."""
+    rows, of_rows, of_one = ROWS[vectors], product(ROWS[vectors], vectors), product(1, vectors)
+
+    @register_jitable  # type: ignore[untyped-decorator]
+    def block(
+        a: Floats,
+        places: Integers,
+        n: int,
+        depth: int,
+        kernel: Floats,
+        at: int,
+        width: int,
+        start: Floats,
+        start_at: int,
+        start_step: int,
+        out: Floats,
+        out_at: int,
+        out_step: int,
+        lowest: Number,
+        table: Floats,
+        row: int,
+        chosen: Integers,
+        ahead: Integers,
+    ) -> None:
+        """Multiply some rows at a time; the last ones, where they are fewer, together with some before."""
+        for first in range(0, n, rows):
+            _fetch(table, row, chosen, ahead)
+            r = min(first, n - rows)
+            if r >= 0:
+                of_rows(
+                    a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
+                    out, out_at + r * out_step, out_step, lowest,
+                )  # fmt: skip
+                continue
+            for single in range(n):
+                of_one(
+                    a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
+                    out, out_at + single * out_step, out_step, lowest,
+                )  # fmt: skip
+
+    return block
+
+
+_by_four, _by_two, _by_one = _by(4), _by(2), _by(1)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -100,130 +156,3 @@ def multiply(
                 table, row, chosen, ahead,
             )  # fmt: skip
             column += ONE
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _by_four(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 64 columns, some rows at a time; the last ones, where they are fewer, together with some before."""
-    for first in range(0, n, ROWS_BY_FOUR):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_FOUR)
-        if r >= 0:
-            _rows_by_four(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_four(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _by_two(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 32 columns as :func:`_by_four` does 64."""
-    for first in range(0, n, ROWS_BY_TWO):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_TWO)
-        if r >= 0:
-            _rows_by_two(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_two(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _by_one(
-    a: Floats,
-    places: Integers,
-    n: int,
-    depth: int,
-    kernel: Floats,
-    at: int,
-    width: int,
-    start: Floats,
-    start_at: int,
-    start_step: int,
-    out: Floats,
-    out_at: int,
-    out_step: int,
-    lowest: Number,
-    table: Floats,
-    row: int,
-    chosen: Integers,
-    ahead: Integers,
-) -> None:
-    """Multiply 16 columns as :func:`_by_four` does 64."""
-    for first in range(0, n, ROWS_BY_ONE):
-        _fetch(table, row, chosen, ahead)
-        r = min(first, n - ROWS_BY_ONE)
-        if r >= 0:
-            _rows_by_one(
-                a, places, r, depth, kernel, at, width, start, start_at + r * start_step, start_step,
-                out, out_at + r * out_step, out_step, lowest,
-            )  # fmt: skip
-            continue
-        for single in range(n):
-            _row_by_one(
-                a, places, single, depth, kernel, at, width, start, start_at + single * start_step, start_step,
-                out, out_at + single * out_step, out_step, lowest,
-            )  # fmt: skip
-
-
-@register_jitable  # type: ignore[untyped-decorator]
-def _fetch(table: Floats, row: int, chosen: Integers, ahead: Integers) -> None:
-    """Ask for the next lines; see :func:`multiply`."""
-    one, place, end = ahead
-    lines = LINES_A_PRODUCT
-    while lines and one < end:
-        fetch(table, max(chosen[one], 0) * row + place)
-        lines, place = lines - 1, place + LINE
-        if place >= row:
-            one, place = one + 1, 0
-    ahead[0], ahead[1] = one, place
