@@ -1,6 +1,6 @@
 """What a vector register does in one instruction and no loop can say: put the numbers that reach a floor side by side.
 
-That is one instruction of AVX-512. On other processors the numbers that reach the floor, few as they are, are moved one
+That is an instruction of AVX-512. On other processors the numbers that reach the floor, few as they are, are moved one
 by one.
 """
 
@@ -40,7 +40,7 @@ def pack(
     floor
         float32.
     values, columns
-        (p,) float32 and int32, with room for what is appended.
+        (p,) float32 and int32, with room for 16 more, all of which may be written.
     at
         int64: where to append.
 
@@ -134,10 +134,13 @@ def _store(context: Any, builder: Any, mask: Any, *targets: tuple[Any, Any]) -> 
 
 
 def _compress(builder: Any, mask: Any, numbers: Any, place: Any) -> None:
+    """Store the whole register: to store what the mask lets through alone is slow microcode on Zen 4."""
     kind = numbers.type
-    signature = ir.FunctionType(ir.VoidType(), [kind, kind.element.as_pointer(), _MASK])
-    name = f"llvm.masked.compressstore.v{LANES}{'f32' if kind is _FLOATS else 'i32'}"
-    builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [numbers, place, mask])
+    signature = ir.FunctionType(kind, [kind, _MASK, kind])
+    name = f"llvm.experimental.vector.compress.v{LANES}{'f32' if kind is _FLOATS else 'i32'}"
+    compress = cgutils.get_or_insert_function(builder.module, signature, name)
+    packed = builder.call(compress, [numbers, mask, ir.Constant(kind, ir.Undefined)])
+    builder.store(packed, builder.bitcast(place, kind.as_pointer()), align=4)
 
 
 def _move_one_by_one(builder: Any, bits: Any, targets: tuple[tuple[Any, Any], ...]) -> None:

@@ -32,14 +32,14 @@ for share in (0.0, 0.1, 0.5, 0.9, 1.0):
         assert values[at : at + len(wanted)].tolist() == lanes[wanted].tolist()
         assert columns[at : at + len(wanted)].tolist() == (100 + wanted).tolist()
         for array in (values, columns):  # nothing else was written
-            assert (np.delete(array, np.arange(at, at + len(wanted))) == -1).all()
+            assert (np.delete(array, np.arange(at, at + LANES)) == -1).all()
 
         values, columns = row.copy(), np.arange(40, dtype=np.int32)
         to = start // 2
         assert closed_up(values, columns, start, np.float32(1), to) == len(wanted)
         assert values[to : to + len(wanted)].tolist() == lanes[wanted].tolist()
         assert columns[to : to + len(wanted)].tolist() == (start + wanted).tolist()
-        assert columns[to + len(wanted) :].tolist() == list(range(to + len(wanted), 40))
+        assert columns[start + LANES :].tolist() == list(range(start + LANES, 40))
 """
 
 
