@@ -156,7 +156,8 @@ def _candidates(queries: Array, seen: Ragged, line: Line, options: Options) -> C
         return line.anti_join(positions, seen.take(rows), line.eligible)
 
     catalogue_size = line.eligible.shape[0]
-    return retrieve(queries, line.search, keep, seen.lengths, options.candidates, catalogue_size, line.first_kept)
+    width = min(options.candidates, catalogue_size)  # beyond it every column would be searched, ranked and empty
+    return retrieve(queries, line.search, keep, seen.lengths, width, catalogue_size, line.first_kept)
 
 
 def _relevance(queries: Array, positions: Array, users: Users, line: Line) -> Array:

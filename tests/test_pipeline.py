@@ -74,6 +74,18 @@ def test_seen_and_ineligible_items_make_room_for_others():
     assert found.positions.tolist() == [[1, 2], [0, -1], [-1, -1]]
 
 
+def test_more_candidates_than_items_cost_no_more_than_all_items():
+    scored = []
+
+    def cheapest(pairs):
+        scored.append(len(pairs["price"]))
+        return cheapest_first(pairs)
+
+    found = recommend(users([0], range(6)), line(cheapest), options(candidates=100_000, top_k=8), Stopwatch())
+    assert found.positions.tolist() == [[1, 2, 3, 4, 5, -1, -1, -1], [-1] * 8]
+    assert max(scored) <= PAIRS_PER_BATCH
+
+
 def test_ranker_gets_the_query_embedding_where_it_asks_for_it():
     def by_query(pairs):
         assert pairs["query"].shape[1:] == (1,)

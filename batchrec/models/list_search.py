@@ -84,7 +84,8 @@ class ListSearch:
         Returns
         -------
         scores
-            (m, depth) float32, best first, equal ones by position, -inf where there is no further item.
+            (m, depth) float32, best first, equal ones by position, -inf where there is no further item. Items whose
+            score is no number, or -inf because it overflows, are not found.
         positions
             (m, depth) int64, -1 where there is no further item.
         """
