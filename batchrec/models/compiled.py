@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numba.core.caching import FunctionCache
 
-from batchrec.models import lanes, products, registers
+from batchrec.models import lanes, products, registers, vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ Number = float | np.float32
 
 Loop = TypeVar("Loop", bound="Callable[..., object]")
 
-INSTRUCTIONS = (lanes, products, registers)
+INSTRUCTIONS = (lanes, products, registers, vectors)
 """What every loop may contain beside its own source."""
 
 _ALWAYS = {"contract"}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from numba.extending import register_jitable
 
-from batchrec.models.registers import IS_WIDE, LANES, LINE, fetch, product
+from batchrec.models.registers import LINE, fetch, product
+from batchrec.models.vectors import HAS_AVX512, LANES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 LINES_A_PRODUCT = 24
 """Lines of the cache asked for before each block."""
 
-ROWS = {4: 6, 2: 8, 1: 8} if IS_WIDE else {4: 1, 2: 3, 1: 6}
+ROWS = {4: 6, 2: 8, 1: 8} if HAS_AVX512 else {4: 1, 2: 3, 1: 6}
 """Rows that are multiplied with 64, 32 and 16 columns of a kernel at once: as many sums as there are registers for."""
 
 FOUR, TWO, ONE = 4 * LANES, 2 * LANES, LANES
 
-WIDEST = FOUR if IS_WIDE else ONE
+WIDEST = FOUR if HAS_AVX512 else ONE
 """Columns that are multiplied at once, where a row's need not be."""
 
 
 def to_lanes(width: int) -> int:
-    """Return the next multiple of :data:`~batchrec.models.registers.LANES`."""
+    """Return the next multiple of :data:`~batchrec.models.vectors.LANES`."""
     return -(-width // LANES) * LANES
 
 

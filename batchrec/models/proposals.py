@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from batchrec.models.compiled import compiled
-from batchrec.models.lanes import LANES, close_up, pack
+from batchrec.models.lanes import close_up, pack
 from batchrec.models.products import WIDEST, multiply
 from batchrec.models.registers import fetch
+from batchrec.models.vectors import LANES
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -93,20 +93,19 @@ def score(
                 table, of_vectors, n * s, d, users, i * d * w, w, nothing, 0, 0, products, step, OUTPUT, FOUR,
                 table, row, chosen, ahead,
             )  # fmt: skip
-            for layer in range(len(layers)):
+            first, lowest = layers[0], ACTIVATED if len(layers) > 1 else OUTPUT
+            multiply(
+                products, of_products, n, first[2], kernels, first[1], first[3], there, 0, hidden, here, hidden,
+                lowest, WIDEST, table, row, chosen, ahead,
+            )  # fmt: skip
+            for layer in range(1, len(layers)):
                 bias, kernel, depth, units = layers[layer]
                 lowest = ACTIVATED if layer + 1 < len(layers) else OUTPUT
-                if layer == 0:
-                    multiply(
-                        products, of_products, n, depth, kernels, kernel, units, there, 0, hidden, here, hidden,
-                        lowest, WIDEST, table, row, chosen, ahead,
-                    )  # fmt: skip
-                else:
-                    multiply(
-                        here, of_hidden, n, depth, kernels, kernel, units, kernels, bias, 0, there, hidden,
-                        lowest, WIDEST, table, row, chosen, ahead,
-                    )  # fmt: skip
-                    here, there = there, here
+                multiply(
+                    here, of_hidden, n, depth, kernels, kernel, units, kernels, bias, 0, there, hidden,
+                    lowest, WIDEST, table, row, chosen, ahead,
+                )  # fmt: skip
+                here, there = there, here
             _end(
                 here, hidden, table, row, chosen[begin : begin + n], embedding[i], scale, scores[i, begin - i * width :]
             )

@@ -9,7 +9,8 @@ import pytest
 SCRIPT = """
 import numpy as np
 from batchrec.models.compiled import compiled
-from batchrec.models.lanes import LANES, close_up, pack
+from batchrec.models.lanes import close_up, pack
+from batchrec.models.vectors import LANES
 
 @compiled
 def packed(row, start, column, floor, values, columns, at):
