@@ -1,16 +1,21 @@
 """Make demo data with planted preferences: ``python jobs/demo_data.py --users 6000 --output feature_repo/data``.
 
 The columns are those of the Ali-CCP example; what is planted in them is told in ``demo_world.py``. Nothing but the
-holdout file knows what happened after the cut-off. Users are drawn and written chunk by chunk, so that memory does not
-grow with their number.
+holdout file knows what happened after the cut-off. Users are drawn and written chunk by chunk, many of them on all
+cores, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,15 +29,21 @@ from demo_world import (
     Population,
     World,
     make_world,
-    populations,
+    population,
 )
 
 from batchrec.errors import BatchrecError, ConfigError
 from batchrec.features import layout
+from batchrec.models.threads import cores
 from batchrec.schema import EVENT_TIMESTAMP, ITEM_ID, TIMESTAMP_TYPE, USER_ID, interactions_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 USERS_PER_CHUNK = 4096
+FEWEST_CHUNKS_SHARED = 8
+"""Chunks from which on they are drawn in processes, which take a second to start."""
 USER_KEY, ITEM_KEY = "user_id_raw", "item_id_raw"
 
 CATEGORY_NAMES = (
@@ -94,6 +105,48 @@ def category_name(number: int) -> str:
     """Return a category's name; numbers are added when the words run out."""
     again, word = divmod(number, len(CATEGORY_NAMES))
     return CATEGORY_NAMES[word] + (f" {again + 1}" if again else "")
+
+
+class Asked(NamedTuple):
+    """What data are asked for; see :func:`generate`."""
+
+    users: int
+    items: int
+    seed: int
+    days: int
+    cutoff: int
+    snapshot_days: int
+    clicks_per_user: int
+    users_per_chunk: int
+
+
+@cache
+def world_of(items: int, seed: int) -> World:
+    """Draw the world once a process."""
+    return make_world(items, seed)
+
+
+def chunk_tables(asked: Asked, chunk: int) -> dict[str, pa.Table]:
+    """Draw a chunk of users and return their tables by file name."""
+    world = world_of(asked.items, asked.seed)
+    drawn = population(world, asked.seed, chunk, asked.users, asked.days, asked.users_per_chunk, asked.clicks_per_user)
+    return user_tables(world, drawn, asked.cutoff, asked.snapshot_days)
+
+
+def all_chunks(asked: Asked) -> Iterator[dict[str, pa.Table]]:
+    """Yield the tables of every chunk, in order; of many chunks, those that come next are drawn in other processes."""
+    chunks, processes = range(-(-asked.users // asked.users_per_chunk)), cores()
+    if processes == 1 or len(chunks) < FEWEST_CHUNKS_SHARED:
+        yield from (chunk_tables(asked, chunk) for chunk in chunks)
+        return
+    # Started anew and not forked: threads of Arrow's are about.
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        ahead = deque(pool.submit(chunk_tables, asked, chunk) for chunk in chunks[: 2 * processes])
+        for chunk in chunks:
+            tables = ahead.popleft().result()
+            if chunk + 2 * processes < len(chunks):
+                ahead.append(pool.submit(chunk_tables, asked, chunk + 2 * processes))
+            yield tables
 
 
 def user_tables(world: World, population: Population, cutoff: int, snapshot_days: int) -> dict[str, pa.Table]:
@@ -183,13 +236,17 @@ def generate(
         if value < bound:
             raise ConfigError(f"--{name} is {value} and must be at least {bound}", f"give a larger --{name}")
     layout.clear(output)
-    world, cutoff = make_world(items, seed), (days - holdout_days) * DAY
-    rows = {name: layout.write_table(output / name, table) for name, table in item_tables(world).items()}
+    cutoff = (days - holdout_days) * DAY
+    asked = Asked(users, items, seed, days, cutoff, snapshot_days, clicks_per_user, users_per_chunk)
+    tables = item_tables(world_of(items, seed))
+    rows = {name: layout.write_table(output / name, table) for name, table in tables.items()}
     with ExitStack() as stack:
         writers = {n: stack.enter_context(layout.TableWriter(output / n, schema)) for n, schema in SCHEMAS.items()}
-        for population in populations(world, seed, users, days, users_per_chunk, clicks_per_user):
-            for name, table in user_tables(world, population, cutoff, snapshot_days).items():
-                writers[name].write(table)
+        threads = stack.enter_context(ThreadPoolExecutor(len(writers)))
+        for by_name in all_chunks(asked):
+            written = [threads.submit(writers[name].write, table) for name, table in by_name.items()]
+            for one in written:
+                one.result()
     rows |= {name: writer.rows for name, writer in writers.items()}
     rows |= layout.write_no_recommendations(output, USER_KEY, pa.int64(), pa.int64())
     prepared = layout.Prepared("planted demo data", START + timedelta(seconds=cutoff), seed, rows)

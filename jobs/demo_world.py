@@ -226,22 +226,29 @@ def _by_popularity(cumulative: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 def populations(
     world: World, seed: int, count: int, days: int, users_per_chunk: int, clicks_per_user: float = CLICKS_PER_USER
 ) -> Iterator[Population]:
-    """Draw ``count`` users, chunk by chunk.
+    """Draw ``count`` users, chunk by chunk; see :func:`population`."""
+    for chunk in range(-(-count // users_per_chunk)):
+        yield population(world, seed, chunk, count, days, users_per_chunk, clicks_per_user)
+
+
+def population(
+    world: World, seed: int, chunk: int, count: int, days: int, users_per_chunk: int, clicks_per_user: float
+) -> Population:
+    """Draw one chunk of ``count`` users.
 
     A chunk is always drawn whole and then cut, so that the users of a smaller data set are the first of a larger one.
     """
-    for chunk in range(-(-count // users_per_chunk)):
-        first = chunk * users_per_chunk
-        draw = random_stream(seed, USERS_STREAM, chunk)
-        users = _draw_users(world, draw, np.arange(first, first + users_per_chunk), days)
-        interests = _draw_interests(world, draw, users, weeks=-(-days // 7) + 1)
-        clicks = _draw_clicks(world, draw, users, interests, days, clicks_per_user)
-        wanted = min(count - first, users_per_chunk)
-        yield Population(
-            Users(*(column[:wanted] for column in users)),
-            Interests(*(column[:wanted] for column in interests)),
-            clicks.where(clicks.row < wanted),
-        )
+    first = chunk * users_per_chunk
+    draw = random_stream(seed, USERS_STREAM, chunk)
+    users = _draw_users(world, draw, np.arange(first, first + users_per_chunk), days)
+    interests = _draw_interests(world, draw, users, weeks=-(-days // 7) + 1)
+    clicks = _draw_clicks(world, draw, users, interests, days, clicks_per_user)
+    wanted = min(count - first, users_per_chunk)
+    return Population(
+        Users(*(column[:wanted] for column in users)),
+        Interests(*(column[:wanted] for column in interests)),
+        clicks.where(clicks.row < wanted),
+    )
 
 
 def _draw_users(world: World, draw: np.random.Generator, user_id: np.ndarray, days: int) -> Users:

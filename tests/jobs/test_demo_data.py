@@ -110,6 +110,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(folder: Path,
     assert (folder / "interactions.parquet").read_bytes() != (tmp_path / "other" / "interactions.parquet").read_bytes()
 
 
+def test_chunks_drawn_in_several_processes_are_those_drawn_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = SIZE | {"users": 20 * 64 - 10, "users_per_chunk": 64}
+    for name, processes in (("one", 1), ("several", 3)):
+        monkeypatch.setattr(demo_data, "cores", lambda processes=processes: processes)
+        demo_data.generate(tmp_path / name, **size)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "several" / path.name).read_bytes(), path.name
+
+
 def test_a_smaller_data_set_is_the_start_of_a_larger_one(folder: Path, tmp_path: Path) -> None:
     demo_data.generate(tmp_path, **(SIZE | {"users": 1100}))
     last = read(tmp_path, layout.USERS_FILE).user_id.max()
