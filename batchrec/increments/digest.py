@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,10 @@ def user_digests(users: Users, found: npt.NDArray[np.bool_]) -> pa.Array:
     fixed = _binary(table, np.arange(rows + 1) * table.shape[1])
     ragged = _binary(seen.values, seen.offsets * seen.values.itemsize)
     records = pc.binary_join_element_wise(fixed, ragged, pa.scalar(b"", pa.large_binary()))
-    digests = b"".join(map(xxhash.xxh3_128_digest, records.to_pylist()))
+    _, offsets, values = records.buffers()
+    # Cut here: Arrow takes three times as long to make an object of Python of each record.
+    ends, whole = np.frombuffer(offsets, np.int64, rows + 1).tolist(), memoryview(values)
+    digests = b"".join([xxhash.xxh3_128_digest(whole[begin:end]) for begin, end in pairwise(ends)])
     return pa.Array.from_buffers(pa.binary(BYTES), rows, [None, pa.py_buffer(digests)])
 
 
