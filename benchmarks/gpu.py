@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.parquet as pq
 import workload
@@ -46,6 +47,25 @@ EVERY = 0.1
 """Seconds between two looks at the GPU's memory."""
 
 
+class Variant(NamedTuple):
+    """A run to measure: device and precision, and at most one further option of ``batchrec run``, as NAME=VALUE."""
+
+    device: str
+    precision: str
+    option: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the run, in figures and as its id."""
+        return "-".join([self.device, self.precision, *re.findall(r"\w+", self.option)])
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Of the run, by flag."""
+        further = dict([self.option.split("=", 1)]) if self.option else {}
+        return {"device": self.device, "precision": self.precision} | further
+
+
 def main() -> None:
     """Measure one workload."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,6 +75,13 @@ def main() -> None:
     )
     parser.add_argument("--stages-of", nargs="*", choices=PRECISIONS, default=PRECISIONS, help="measured one by one")
     parser.add_argument("--users-per-partition", type=int, default=USERS_A_PARTITION)
+    parser.add_argument(
+        "--with-option",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one more run with each, in the first precision",
+    )
     parser.add_argument("--with-cpu", action="store_true", help="a run on the CPU beside it, over the same users")
     parser.add_argument("--without-parity", action="store_true", help="leave out the tests of both devices")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where workloads are kept")
@@ -70,8 +97,12 @@ def main() -> None:
     made = workload.make(asked.folder.resolve() / asked.size, size)
     report.add("workload", {"name": asked.size, "users": size.users, "items": size.items, "k": workload.TOP_K})
     report.found.setdefault("seconds to make it", time.perf_counter() - start)
-    devices = [("gpu", precision) for precision in asked.precisions] + [("cpu", "fp32")] * asked.with_cpu
-    measure(made, devices, asked.users_per_partition, used_memory, report, stages_of=asked.stages_of)
+    variants = [
+        *(Variant("gpu", precision) for precision in asked.precisions),
+        *(Variant("gpu", asked.precisions[0], option) for option in asked.with_option),
+        *[Variant("cpu", "fp32")] * asked.with_cpu,
+    ]
+    measure(made, variants, asked.users_per_partition, used_memory, report, stages_of=asked.stages_of)
     print(report.path.with_suffix(".md").read_text())
 
 
@@ -103,7 +134,7 @@ class Report:
 
 def measure(
     made: workload.Workload,
-    devices: list[tuple[str, str]],
+    variants: list[Variant],
     users_a_partition: int,
     used: Callable[[], int],
     report: Report,
@@ -117,9 +148,8 @@ def measure(
     ----------
     made
         The workload.
-    devices
-        Device and precision of each run. Lists of the others are held against those of the first, whose device's floor
-        is measured.
+    variants
+        The runs. Lists of the others are held against those of the first, whose device's floor is measured.
     users_a_partition
         Of the runs; stages are measured on one partition.
     used
@@ -131,26 +161,27 @@ def measure(
     stages_of
         Precisions in which stages are measured one by one.
     """
-    first, *_ = ["-".join(one) for one in devices]
+    first = variants[0]
     users = pq.read_metadata(made.data / "users.parquet").num_rows
     report.add("necessary", necessary(made, min(users, users_a_partition)))
     if "floor" not in report.found:
-        report.add("floor", _step("floor", lambda: _probe(made.folder, "floor", devices[0][0], matrix, size)))
-    for device, precision in devices:
-        name, options = f"{device}-{precision}", {"device": device, "precision": precision}
+        report.add("floor", _step("floor", lambda: _probe(made.folder, "floor", first.device, matrix, size)))
+    for variant in variants:
+        name = variant.name
         if name in report.found["runs"]:
             continue
         with peak_of(used) as peak:
-            ran = _step(name, partial(run, made, name, users_per_partition=users_a_partition, **options))
+            ran = _step(name, partial(run, made, name, users_per_partition=users_a_partition, **variant.options))
         output = made.folder / "output"
         steady = users_a_second(output / name)
         report.add(f"runs/{name}/run", ran | {"peak bytes of the device": peak[0], "steady users/s": steady})
-        asked = ("stages", made.folder, device, precision, users_a_partition)
-        if precision in stages_of:
+        asked = ("stages", made.folder, variant.device, variant.precision, users_a_partition)
+        if variant.precision in stages_of and not variant.option:
             report.add(f"runs/{name}/stages", _step(f"{name}, stage by stage", partial(_probe, made.folder, *asked)))
-        if name != first:
+        if variant != first:
             k = workload.TOP_K
-            report.add(f"runs/{name}/change", change(output / name, output / first, k)._asdict() | {"from": first})
+            changed = change(output / name, output / first.name, k)._asdict()
+            report.add(f"runs/{name}/change", changed | {"from": first.name})
 
 
 def refuse_without_gpu() -> None:

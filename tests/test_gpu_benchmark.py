@@ -69,6 +69,14 @@ class TestChange:
             benchmarks.lists.change(one, other, 1)
 
 
+def test_a_run_with_one_option_more(benchmarks):
+    variant = benchmarks.gpu.Variant("gpu", "fp32", "cluster=processes:2")
+    assert variant.options == {"device": "gpu", "precision": "fp32", "cluster": "processes:2"}
+    assert variant.name == "gpu-fp32-cluster-processes-2"
+    assert benchmarks.gpu.Variant("cpu", "fp32").options == {"device": "cpu", "precision": "fp32"}
+    assert benchmarks.gpu.Variant("cpu", "fp32").name == "cpu-fp32"
+
+
 def test_steady_state_begins_when_the_first_part_is_done(benchmarks, tmp_path):
     run = written(tmp_path / "run", *[[([5], [1.0])] * users for users in (10, 20, 30)])
     for number, second in {0: 100, 1: 106, 2: 104}.items():
