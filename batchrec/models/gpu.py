@@ -188,6 +188,7 @@ def _jax_gpus() -> list[str]:
 def _use_jax(tensor_float_32: bool) -> None:
     import jax
 
+    jax.config.update("jax_default_device", None)  # which an earlier run of this process may have set to the CPU
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tensor_float_32 else "highest")
 
 
@@ -195,8 +196,18 @@ def _keep_jax_off() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() == "cpu":
+        return
+    # JAX keeps the devices that it finds at its first look, which may have been no more than to see that the worker
+    # processes of this run can use the GPU.
+    if jax.live_arrays():
         raise _begun("on the GPU", "cpu")
+    try:
+        jax.config.update("jax_default_device", jax.devices("cpu")[0])
+    except RuntimeError as error:
+        raise ConfigError(
+            "JAX sees a GPU and no CPU", "name both, JAX_PLATFORMS=cuda,cpu, or leave it unset"
+        ) from error
 
 
 def _begun(how: str, wanted: str) -> ConfigError:

@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from batchrec.engine import device, inventory
 from batchrec.engine.device import Choice, check_choice, settled_device
 from batchrec.engine.inventory import Finding, first_problem
 from batchrec.errors import ConfigError
+from batchrec.models import gpu
 from tests.runs import ROOT, command
 
 MISSING = Finding("CuPy", "--device gpu", "", "cupy is not installed", "install it")
@@ -186,3 +188,46 @@ for precision, tensor_float_32 in {"fp32": False, "tf32": True, "bf16": True}.it
     assert tf.config.experimental.tensor_float_32_execution_enabled() is tensor_float_32
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class TestJaxIsKeptOffAGpu:
+    """JAX would take a GPU by itself, and keeps the devices that it has found. They are made up here."""
+
+    @pytest.fixture
+    def jax(self, monkeypatch):
+        told, alive = {}, []
+
+        def devices(platform=None):
+            if platform == "cpu" and told.get("no cpu"):
+                raise RuntimeError("Unknown backend cpu")
+            return [f"{platform}:0"]
+
+        made_up = SimpleNamespace(
+            config=SimpleNamespace(update=told.__setitem__),
+            default_backend=lambda: "gpu",
+            live_arrays=lambda: alive,
+            devices=devices,
+            told=told,
+            alive=alive,
+        )
+        monkeypatch.setitem(sys.modules, "jax", made_up)
+        return made_up
+
+    def test_after_a_look_for_gpus(self, jax):
+        gpu._BACKENDS["jax"].keep_off()
+        assert jax.told["jax_default_device"] == "cpu:0"
+
+    def test_not_once_it_has_computed_there(self, jax):
+        jax.alive.append("an array")
+        with pytest.raises(ConfigError, match="begun to compute on the GPU"):
+            gpu._BACKENDS["jax"].keep_off()
+
+    def test_where_it_was_told_to_look_for_gpus_alone(self, jax):
+        jax.told["no cpu"] = True
+        with pytest.raises(ConfigError, match=r"no CPU.*JAX_PLATFORMS=cuda,cpu"):
+            gpu._BACKENDS["jax"].keep_off()
+
+    def test_a_later_run_may_use_it(self, jax):
+        gpu._BACKENDS["jax"].keep_off()
+        gpu._BACKENDS["jax"].use(False)
+        assert jax.told["jax_default_device"] is None
