@@ -16,10 +16,10 @@ from batchrec.errors import ConfigError, GateError
 from batchrec.output.storage import is_url, local_path, open_storage
 from batchrec.pilot import pilot
 from batchrec.proof_of_run import evidence_of, part_prover
-from batchrec.resources import release_resources, resources
+from batchrec.resources import release_resources
 from batchrec.resume import device_choice
 from batchrec.room import available_memory, free_disk, watched
-from batchrec.run import check_id_type, own_device, schema_of, work_of
+from batchrec.run import check_id_type, load, schema_of, work_of
 from batchrec.stopwatch import Stopwatch
 from batchrec.times import shown_duration
 from batchrec.users import partition_sizes, prepare_users
@@ -171,7 +171,7 @@ def _planned(config: JobConfig, as_of: datetime, folder: Path, available: int, d
             )
         check_id_type(users, config)
         with stopwatch("load models"):
-            loaded = resources(config.bundle, config.feature_repo, as_of, own_device(config))
+            loaded = load(config, as_of)
     scratch = config.model_copy(update={"output": str(folder), "run_id": _PILOT})
     work = work_of(scratch, path, loaded.bundle.fingerprint)
     sizes = partition_sizes(path)

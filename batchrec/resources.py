@@ -1,4 +1,4 @@
-"""What a worker loads once: the bundle, the way to the features, and the line made of both."""
+"""What a process loads once: the bundle, the way to the features, and, where it computes, the line made of both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,7 @@ from batchrec.remote_bundle import local_bundle, named_by
 from batchrec.user_features import seen_ref, user_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -48,14 +48,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker loads once: the bundle, the way to the features, and the line made of both, on a device."""
+    """What a process loads once: the bundle, the way to the features, and the line made of both, on a device.
+
+    Parameters
+    ----------
+    bundle, store, device
+        As they were opened.
+    eligible
+        (N,) bool: items that may be recommended.
+    features
+        The way of users' features to the device.
+    items_fingerprint
+        Of the items as all lists see them.
+    load_line
+        Loads models and index.
+    """
 
     bundle: Bundle
     store: FeatureStore
     device: Device
-    line: Line
+    eligible: Bools
     features: UserFeatures
     items_fingerprint: str
+    load_line: Callable[[], Line]
+
+    def line(self) -> Line:
+        """Return models and index, loaded when they are first asked for: the client of a cluster never does that.
+
+        Raises
+        ------
+        ArtifactError
+            A model or the index cannot be used.
+        """
+        with _loading:
+            return self.load_line()
 
     @property
     def seen(self) -> FeatureRef:
@@ -74,7 +100,7 @@ class Resources:
         if counts is None:
             return np.zeros(0, np.int64)
         order = np.argsort(-counts, kind="stable")
-        popular: npt.NDArray[np.int64] = order[self.device.fetch(self.line.eligible)[order]]
+        popular: npt.NDArray[np.int64] = order[self.eligible[order]]
         return popular
 
 
@@ -86,12 +112,12 @@ _held = ExitStack()
 
 
 def resources(bundle: Path | str, feature_repo: Path, as_of: datetime, device: Choice) -> Resources:
-    """Load what a worker needs, once a process.
+    """Load what a process needs, once; the line when it is asked for.
 
     Raises
     ------
     BatchrecError
-        If the bundle, a model, the index, the features or the device cannot be used.
+        If the bundle, the features or the device cannot be used.
     """
     with _loading:  # two tasks that start together must not load twice
         return _load(bundle, feature_repo, as_of, device)
@@ -110,7 +136,21 @@ def _load(place: Path | str, feature_repo: Path, as_of: datetime, device: Choice
     set_up_arrow()
     folder = _held.enter_context(local_bundle(place))
     with named_by(place, folder), _no_collections():
-        return _loaded(Bundle.open(folder), feature_repo, as_of, open_device(device))
+        bundle, opened = Bundle.open(folder), open_device(device)
+        store = FeatureStore.open(feature_repo)
+        store.check([*refs_of(bundle.format.feature_inputs), seen_ref(bundle)])
+        vocabularies = dict(_vocabularies(bundle))
+        index = _index_of(bundle)
+        items, eligible = _items(bundle, store, vocabularies, as_of)
+        features = user_features(bundle, vocabularies, store, as_of, opened)
+    fingerprint = items_fingerprint(items, eligible)
+
+    @cache
+    def load_line() -> Line:
+        with named_by(place, folder), _no_collections():
+            return (_line if opened.is_host else partial(device_line, device=opened))(bundle, index, items, eligible)
+
+    return Resources(bundle, store, opened, eligible, features, fingerprint, load_line)
 
 
 @contextmanager
@@ -131,26 +171,16 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _loaded(bundle: Bundle, feature_repo: Path, as_of: datetime, device: Device) -> Resources:
-    store = FeatureStore.open(feature_repo)
-    described = bundle.format
-    store.check([*refs_of(described.feature_inputs), seen_ref(bundle)])
-    vocabularies = dict(_vocabularies(bundle))
-    if described.index is None:
-        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
-    items, eligible = _items(bundle, store, vocabularies, as_of)
-    if device.is_host:
-        line = _line(bundle, described.index, items, eligible)
-    else:
-        line = device_line(bundle, described.index, items, eligible, device)
-    features = user_features(bundle, vocabularies, store, as_of, device)
-    return Resources(bundle, store, device, line, features, items_fingerprint(items, eligible))
-
-
 def _vocabularies(bundle: Bundle) -> Iterator[tuple[str, pa.Array]]:
     for one in bundle.format.feature_inputs:
         if one.kind == "categorical":
             yield one.name, bundle.vocabulary(one)
+
+
+def _index_of(bundle: Bundle) -> IndexFormat:
+    if bundle.format.index is None:
+        raise ArtifactError(f"bundle {bundle.folder} has no index yet", f"run `batchrec index {bundle.folder}`")
+    return bundle.format.index
 
 
 def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.generic]], eligible: Bools) -> Line:

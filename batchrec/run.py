@@ -261,8 +261,22 @@ def _suppressed(finished: _Finished) -> dict[str, Any] | None:
     }
 
 
+def load(config: JobConfig, as_of: datetime) -> Resources:
+    """Load what this process needs of a run: the models only where it computes partitions itself.
+
+    Raises
+    ------
+    BatchrecError
+        Something of it cannot be used.
+    """
+    loaded = resources(config.bundle, config.feature_repo, as_of, own_device(config))
+    if config.cluster == LOCAL:
+        loaded.line()
+    return loaded
+
+
 def _loaded(config: JobConfig) -> Resources:
-    return resources(config.bundle, config.feature_repo, _as_of(config), own_device(config))
+    return load(config, _as_of(config))
 
 
 def own_device(config: JobConfig) -> Choice:

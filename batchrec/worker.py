@@ -155,6 +155,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
             f"{platform.node()} finds another bundle at {redact(str(work.bundle))} than the run began with",
             "let all machines see the same bundle at this path, and leave it alone during the run",
         )
+    line = loaded.line()
     stopwatch = FencedStopwatch(work.attempt)
     rows = read_partition(work.users, number)
     ids = rows[USER_ID].combine_chunks()
@@ -174,7 +175,7 @@ def compute_partition(work: Work, number: int) -> Outcome:
     def compute(rows: Int64 | None) -> Sampled:
         with loaded.device.alone:
             some = users if rows is None else users.take(loaded.device.put(rows))
-            return Sampled(*map(loaded.device.fetch, recommend(some, loaded.line, work.options, stopwatch)))
+            return Sampled(*map(loaded.device.fetch, recommend(some, line, work.options, stopwatch)))
 
     lists = carried.completed(len(ids), compute)
     with stopwatch("write"):

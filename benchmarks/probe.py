@@ -57,6 +57,7 @@ def stages(made: workload.Workload, choice: Choice, n_users: int) -> dict[str, A
     """
     start = time.perf_counter()
     loaded = resources(made.bundle, made.repo, made.as_of, choice)
+    loaded.line()
     found: dict[str, Any] = {"load": time.perf_counter() - start}
     stopwatch = Stopwatch()
     ids = pq.read_table(made.data / "users.parquet")[USER_ID].combine_chunks().sort()[:n_users]
@@ -72,7 +73,7 @@ def stages(made: workload.Workload, choice: Choice, n_users: int) -> dict[str, A
 
 def _line(users: Users, loaded: Resources) -> dict[str, float]:
     stopwatch = Waiting(loaded.device)
-    made = recommend(users, loaded.line, OPTIONS, stopwatch)
+    made = recommend(users, loaded.line(), OPTIONS, stopwatch)
     with stopwatch("from the device"):
         Sampled(*map(loaded.device.fetch, made))
     return stopwatch.seconds

@@ -1,6 +1,7 @@
 """What makes a start short leaves no trace: Python collects garbage as before, and a process ends in good order."""
 
 import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,15 @@ def test_garbage_is_collected_as_before_once_loading_has_failed(world, tmp_path)
     assert gc.isenabled()
     release_resources()
     assert gc.get_freeze_count() == before
+
+
+def test_who_computes_nothing_loads_no_models(world, tmp_path, batchrec, monkeypatch):
+    """The client of a cluster; its workers are other processes, which load as ever."""
+
+    def loaded(*_):
+        raise AssertionError("models were loaded")
+
+    monkeypatch.setattr("batchrec.resources._line", loaded)
+    said = batchrec(*world.args(tmp_path, "--cluster=processes:1", "--run-id=night"))
+    assert said.code == 0, said.err
+    assert json.loads((tmp_path / "night" / "_manifest.json").read_text())["verification"]
