@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrec.deadline import Deadline
@@ -21,10 +19,13 @@ from batchrec.resume import device_choice
 from batchrec.room import available_memory, free_disk, watched
 from batchrec.run import check_id_type, load, schema_of, work_of
 from batchrec.stopwatch import Stopwatch
+from batchrec.temporary import temporary_folder
 from batchrec.times import shown_duration
 from batchrec.users import partition_sizes, prepare_users
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from batchrec.config import JobConfig
@@ -134,9 +135,9 @@ def make_plan(config: JobConfig) -> Plan:
     device = settled_device(config.device, config.cluster)
     check_choice(device_choice(config, device), config.cluster)
     config = config.model_copy(update={"as_of": as_of, "device": device})
-    with tempfile.TemporaryDirectory(prefix="batchrec-plan-") as scratch:
+    with temporary_folder("batchrec-plan-") as scratch:
         try:
-            return _planned(config, as_of, Path(scratch), available, deadline)
+            return _planned(config, as_of, scratch, available, deadline)
         finally:
             release_resources()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from batchrec.features.remote_files import duckdb_files, is_remote
 from batchrec.models.threads import cores
+from batchrec.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -129,23 +129,20 @@ _opening = threading.Lock()
 @lru_cache
 def _database(limits: Limits) -> duckdb.DuckDBPyConnection:
     """Open the database of the process; opening one takes longer than joining a partition."""
-    spill = tempfile.TemporaryDirectory(prefix="batchrec-join-", ignore_cleanup_errors=True)
+    until_the_end = ExitStack()
+    spill = until_the_end.enter_context(temporary_folder("batchrec-join-"))
     config: dict[str, Any] = {
         "memory_limit": limits.memory,
-        "temp_directory": spill.name,
+        "temp_directory": str(spill),
         "preserve_insertion_order": False,
         "enable_external_file_cache": False,  # the process outlives the feature files of one night
         "threads": limits.threads or cores(),
     }
     database = duckdb.connect(":memory:", config=config)
     database.execute("SET enable_progress_bar = false")
-    atexit.register(_close, database, spill)
+    until_the_end.callback(database.close)
+    atexit.register(until_the_end.close)
     return database
-
-
-def _close(database: duckdb.DuckDBPyConnection, spill: tempfile.TemporaryDirectory[str]) -> None:
-    database.close()
-    spill.cleanup()
 
 
 def _within_reach(view: ViewRows, connection: duckdb.DuckDBPyConnection) -> str:

@@ -18,6 +18,7 @@ from batchrec.errors import FeatureError
 from batchrec.features.layout import ROWS_PER_GROUP, TableWriter
 from batchrec.features.refs import brief
 from batchrec.features.sources import version_of
+from batchrec.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,8 +129,8 @@ def sort_remote(file: FeatureFile, key: str, then: Sequence[str] = (), memory: s
     FeatureError
         If the file cannot be read, sorted or put, or has changed meanwhile; it is then as it was.
     """
-    with tempfile.TemporaryDirectory(prefix="batchrec-sorting-") as folder:
-        target = Path(folder) / "sorted.parquet"
+    with temporary_folder("batchrec-sorting-") as folder:
+        target = folder / "sorted.parquet"
         try:
             before = version_of(file.files.info(file.path))
             with file.files.open(file.path, "rb") as source:

@@ -6,9 +6,7 @@ content is the name it points at, and a lock is a lease (:mod:`batchrec.output.l
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -16,11 +14,13 @@ import fsspec
 from batchrec.errors import BatchrecError, SinkError
 from batchrec.output.lease import Lease, lease
 from batchrec.redact import redact
+from batchrec.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
+    from pathlib import Path
 
 _ENCODING = "utf-8"
 _PIECE_BYTES = 8 * 2**20
@@ -186,8 +186,8 @@ class ObjectStorage:
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """Lend a folder of this machine's temporary directory (set TMPDIR to place it elsewhere)."""
-        with tempfile.TemporaryDirectory(prefix=f"batchrec{name}-") as folder:
-            yield Path(folder)
+        with temporary_folder(f"batchrec{name}-") as folder:
+            yield folder
 
     def _next_piece(self, source: Any, name: str) -> bytes:
         with self._asking(name):
