@@ -52,7 +52,7 @@ def check(group: str, folder: Path, count: int, limit: float) -> None:
 
 @pytest.mark.parametrize("group", TARGETS)
 def test_damage(group, tmp_path):
-    check(group, tmp_path, count=100, limit=120)
+    check(group, tmp_path, count=50, limit=120)
 
 
 @pytest.mark.slow
@@ -92,6 +92,7 @@ driver.main("broken", __import__("pathlib").Path(sys.argv[1]), 0, 5)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "words"),
     [

@@ -79,8 +79,7 @@ def test_code_compiled_under_other_rules_is_not_taken(loaded):
     assert [loaded(), loaded("compiled_sums"), loaded()] == [0, 0, 1]
 
 
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("size", [0, 30])
+@pytest.mark.parametrize(("ending", "size"), [("nbi", 0), ("nbc", 30)])
 def test_kept_code_that_was_cut_short_is_made_anew(loaded, tmp_path, ending, size):
     loaded()
     os.truncate(kept(tmp_path, ending), size)

@@ -99,7 +99,7 @@ def test_a_query_that_is_not_a_number_finds_nothing_and_harms_nobody(ivf):
     assert np.array_equal(np.delete(positions, 4, axis=0), np.delete(expected, 4, axis=0))
 
 
-@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,PQ8", "IVF16_HNSW8,Flat"])
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,PQ8x4", "IVF16_HNSW8,Flat"])
 def test_other_inverted_files_are_left_to_faiss(factory):
     index = faiss.index_factory(DIMENSION, factory, faiss.METRIC_INNER_PRODUCT)
     index.train(ITEMS)

@@ -163,7 +163,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 
     found = {
         threads: scored(OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, TF_NUM_INTRAOP_THREADS=threads)
-        for threads in ("1", "2", "5")
+        for threads in ("1", "5")
     }
     assert len(found["1"]) == 200 * 100 * 4
-    assert found["1"] == found["2"] == found["5"]
+    assert found["1"] == found["5"]
