@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from batchrec.arrays import Ragged
@@ -58,8 +58,9 @@ def device_line(
     index = read_index(bundle.folder / described.path, bundle.format.catalogue_size, dimension)
     tower_model = load_model(bundle.folder / tower.path, {one.name for one in tower.inputs} | {"history"})
     user_names = {one.name for one in ranker.user_inputs} | {name for name in [ranker.query_embedding] if name}
-    (prepared, whole_ranker), precision = open_ranker(bundle, user_names, items), device.choice.precision
-    ranking = None if prepared is None else DeviceRanking(prepared, device.put, precision)
+    precision = device.choice.precision
+    build = partial(DeviceRanking, put=device.put, precision=precision)
+    ranking, whole_ranker = open_ranker(bundle, user_names, items, build)
     # What a ranker by parts reads of the items is in its parts.
     item_inputs = {} if ranking else {name: device.put(values) for name, values in items.items()}
 

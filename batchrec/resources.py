@@ -23,7 +23,7 @@ from batchrec.log import set_up_log
 from batchrec.models.bundle import Bundle
 from batchrec.models.index import ItemIndex
 from batchrec.models.opening import open_ranker, open_tower, when_called
-from batchrec.models.ranking_algebra import RankingAlgebra
+from batchrec.models.ranking_algebra import RankingAlgebra, prepare
 from batchrec.models.serving import as_pair_scorer
 from batchrec.models.threads import set_up_arrow
 from batchrec.pipeline import Line
@@ -189,7 +189,9 @@ def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.ge
     user_names = {one.name for one in ranker.user_inputs} | (
         {ranker.query_embedding} if ranker.query_embedding else set()
     )
-    prepared, whole_ranker = open_ranker(bundle, user_names, items)
+    by_parts, whole_ranker = open_ranker(
+        bundle, user_names, items, lambda parts, items: RankingAlgebra(prepare(parts, items))
+    )
     return Line(
         query_tower=open_tower(bundle),
         search=ItemIndex.read(
@@ -204,7 +206,7 @@ def _line(bundle: Bundle, index: IndexFormat, items: dict[str, npt.NDArray[np.ge
         eligible=eligible,
         item_hash=id_hash(bundle.item_ids),
         history_length=described.query_tower.history_length,
-        score_candidates=None if prepared is None else RankingAlgebra(prepared),
+        score_candidates=by_parts,
         anti_join=anti_join,
         first_kept=first_kept,
         sample=sample,

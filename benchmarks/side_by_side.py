@@ -18,8 +18,8 @@ import numpy as np
 from batchrec.models.bundle import Bundle
 from batchrec.models.dlrm import take_apart
 from batchrec.models.index import ItemIndex
-from batchrec.models.ranking_algebra import RankingAlgebra
-from batchrec.models.serving import as_pair_scorer, load_model, prepared_ranking
+from batchrec.models.ranking_algebra import RankingAlgebra, prepare
+from batchrec.models.serving import as_pair_scorer, load_model
 from batchrec.models.threads import cores
 from batchrec.pipeline import batch_of_users
 from batchrec.stages.rank import rank
@@ -64,10 +64,7 @@ def ranking(bundle: Bundle) -> dict[str, Any]:
     positions = random.integers(0, n_items, (USERS, CANDIDATES))
     model = load_model(bundle.folder / described.path, users.keys() | items.keys())
     pairs, score = unroll(users, items, positions), as_pair_scorer(model)
-    prepared = prepared_ranking(take_apart(model.keras), set(users), items)
-    if prepared is None:
-        raise SystemExit("the workload's ranker is not the project's own")
-    by_parts = RankingAlgebra(prepared)
+    by_parts = RankingAlgebra(prepare(take_apart(model.keras), items))
     predict = {
         f"predict, batch {size}": lambda size=size: model.keras.predict(pairs, batch_size=size, verbose=0)
         for size in PREDICT_BATCHES

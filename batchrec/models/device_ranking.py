@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace, device
 
 from batchrec.arrays import gather, whole_batches
 from batchrec.models.precision import to_bfloat16
-from batchrec.models.ranking_algebra import Part, Prepared, check_codes, user_part
+from batchrec.models.ranking_algebra import Part, Prepared, check_codes, part_of, prepare, user_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from batchrec.arrays import Array
-    from batchrec.models.dlrm import Side
+    from batchrec.models.dlrm import Dlrm, Side
     from batchrec.models.precision import Precision
 
+    Inputs = Mapping[str, npt.NDArray[np.generic]]
     Put = Callable[[npt.NDArray[np.generic]], Array]
 
 PAIRS_A_BLOCK = 1 << 19
 """Pairs in work at a time, about: so many that a GPU does not wait for Python between two operations. Their vectors
 take some 800 MB of its memory."""
+
+ITEMS_A_BLOCK = 1 << 16
+"""Items whose parts are computed at a time."""
 
 
 class DeviceRanking:
@@ -37,18 +42,26 @@ class DeviceRanking:
 
     Parameters
     ----------
-    prepared
-        What does not depend on users, in host memory.
+    ranker
+        The ranker, taken apart.
+    items
+        Its item inputs, (N, …) each, in host memory. What depends on items alone is computed on the device, and never
+        lies in host memory: it is nine times as large as what is copied there for it.
     put
         Copies an array of NumPy to the device.
     precision
         Of the products of the layers. In bf16 their operands are rounded to bfloat16 and multiplied in TensorFloat-32,
         which is that of the device's library, as `tf32` is.
+
+    Raises
+    ------
+    ArtifactError
+        If a categorical item input has a code outside the ranker's vocabulary.
     """
 
-    def __init__(self, prepared: Prepared, put: Put, precision: Precision = "fp32") -> None:
+    def __init__(self, ranker: Dlrm, items: Inputs, put: Put, precision: Precision = "fp32") -> None:
         self._operand = to_bfloat16 if precision == "bf16" else _as_it_is
-        moved = _moved(prepared, put)
+        moved = _moved(prepare(ranker, items, partial(_item_parts, put)), put)
         self._prepared = replace(
             moved,
             cross_kernel=self._operand(moved.cross_kernel),
@@ -114,8 +127,30 @@ def _as_it_is(x: Array) -> Array:
     return x
 
 
+def _item_parts(put: Put, side: Side, kernel: npt.NDArray[np.float32], items: Inputs) -> Part:
+    """Compute all items' parts on the device, block by block; the rest as in :func:`~.ranking_algebra.item_parts`."""
+    check_codes(side, items)
+    there, kernel = _moved_side(side, put), put(kernel)
+    n_items = len(items[side.embedding])
+    whole: Part | None = None
+    for start in range(0, n_items, ITEMS_A_BLOCK):
+        block = slice(start, min(start + ITEMS_A_BLOCK, n_items))
+        part = part_of(there, kernel, {name: put(items[name][block]) for name in side.inputs})
+        if whole is None:
+            whole = Part(*(_empty(n_items, one) for one in (part.vectors, part.embedding, part.share)))
+        whole.vectors[block, ...] = part.vectors
+        whole.embedding[block, ...] = part.embedding
+        whole.share[block, ...] = part.share
+    assert whole is not None, "a catalogue has items"  # noqa: S101 - narrows the type
+    return whole
+
+
+def _empty(rows: int, like: Array) -> Array:
+    xp = array_namespace(like)
+    return xp.empty((rows, *like.shape[1:]), dtype=like.dtype, device=device(like))
+
+
 def _moved(prepared: Prepared, put: Put) -> Prepared:
-    items = prepared.items
     return replace(
         prepared,
         user=_moved_side(prepared.user, put),
@@ -123,7 +158,6 @@ def _moved(prepared: Prepared, put: Put) -> Prepared:
         cross_kernel=put(prepared.cross_kernel),
         bias=put(prepared.bias),
         above=tuple((put(kernel), put(bias)) for kernel, bias in prepared.above),
-        items=Part(put(items.vectors), put(items.embedding), put(items.share)),
     )
 
 

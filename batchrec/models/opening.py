@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from batchrec.errors import ArtifactError
 from batchrec.models.bundle_format import HISTORY
 from batchrec.models.dlrm import Dlrm, take_apart
-from batchrec.models.serving import first_line, load_model, prepared_ranking, query_tower, refuse_no_numbers
+from batchrec.models.serving import first_line, load_model, query_tower, ranking_by_parts, refuse_no_numbers
 from batchrec.models.stored_parts import arrays_in, stored_parts
 from batchrec.models.tower_algebra import TowerAlgebra
 from batchrec.models.tower_parts import Tower
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrec.models.bundle import Bundle
-    from batchrec.models.ranking_algebra import Prepared
-    from batchrec.models.serving import Arrays, Model, QueryTower
+    from batchrec.models.serving import Arrays, Model, QueryTower, Ranking
 
 
-def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepared | None, Callable[[], Model]]:
+def open_ranker(
+    bundle: Bundle, users: set[str], items: Arrays, build: Callable[[Dlrm, Arrays], Ranking]
+) -> tuple[Ranking | None, Callable[[], Model]]:
     """Return a bundle's ranker by its parts, or None where it is not the project's own, and the whole of it.
 
     Parameters
     ----------
     bundle
         The bundle.
-    users, items
-        As :func:`~batchrec.models.serving.prepared_ranking` takes them.
+    users, items, build
+        As :func:`~batchrec.models.serving.ranking_by_parts` takes them.
 
     Returns
     -------
-    prepared
-        What computing it by parts begins with.
+    by_parts
+        What `build` makes of it.
     whole
         Returns the model, which is not loaded before it is asked for where the bundle stores the parts.
     """
@@ -45,8 +46,8 @@ def open_ranker(bundle: Bundle, users: set[str], items: Arrays) -> tuple[Prepare
     parts = stored_parts(bundle.folder, path, bundle.format.files, Dlrm, inputs)
     if parts is not None:
         with _fitting(bundle.folder / path, parts):
-            return prepared_ranking(parts, users, items), whole
-    return prepared_ranking(take_apart(whole().keras), users, items), whole
+            return ranking_by_parts(parts, users, items, build), whole
+    return ranking_by_parts(take_apart(whole().keras), users, items, build), whole
 
 
 def when_called(load: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ A user's own part comes of products of that user alone, and a pair's sums have o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[np.generic]]
+ItemParts = Callable[["Side", Floats, Inputs], "Part"]
 
 USERS_A_PIECE = 256
 """Users whose own part is computed at once; it takes some hundred calls of NumPy, however few they are."""
@@ -92,9 +93,53 @@ class Prepared:
     items: Part
 
 
-def prepare(ranker: Dlrm, items: Inputs) -> Prepared:
-    """Compute what depends on the ranker and its item inputs, (N, …) each, alone; on the host, with all cores."""
+def item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
+    """Compute all items' parts, in host memory and with all cores.
+
+    Parameters
+    ----------
+    side
+        The item's side.
+    kernel
+        Rows of the first layer's kernel that read the item alone.
+    items
+        Its item inputs, (N, …) each.
+
+    Raises
+    ------
+    ArtifactError
+        If a categorical input has a code outside the ranker's vocabulary.
+    """
     one_thread_a_call()
+    check_codes(side, items)
+    starts = range(0, len(items[side.embedding]), ITEMS_A_BLOCK)
+    n_items, dimension = items[side.embedding].shape
+    n_vectors, h = len(side.places), kernel.shape[1]
+    rows = np.empty((n_items, n_vectors * dimension + h + dimension), np.float32)
+    vectors, share, embedding = np.split(rows, [n_vectors * dimension, n_vectors * dimension + h], axis=1)
+    whole = Part(vectors.reshape(n_items, n_vectors, dimension), embedding, share, rows)
+
+    def compute(start: int) -> None:
+        block = slice(start, start + ITEMS_A_BLOCK)
+        part = part_of(side, kernel, {name: items[name][block] for name in side.inputs})
+        whole.vectors[block], whole.share[block], whole.embedding[block] = part.vectors, part.share, part.embedding
+
+    share_out(compute, starts)
+    return whole
+
+
+def prepare(ranker: Dlrm, items: Inputs, item_parts: ItemParts = item_parts) -> Prepared:
+    """Compute what depends on the ranker and its item inputs, (N, …) each, alone.
+
+    Parameters
+    ----------
+    ranker
+        The ranker, taken apart.
+    items
+        Its item inputs.
+    item_parts
+        Computes all items' parts; by default in host memory.
+    """
     first, bias = ranker.top[0]
     dimension = ranker.user.norm[0].size
     n_bottom = (bool(ranker.user.dense) + bool(ranker.item.dense)) * dimension
@@ -108,7 +153,7 @@ def prepare(ranker: Dlrm, items: Inputs) -> Prepared:
         bias=bias,
         above=ranker.top[1:],
         scale=ranker.retrieval_scale,
-        items=_item_parts(ranker.item, item_kernel, items),
+        items=item_parts(ranker.item, item_kernel, items),
     )
 
 
@@ -203,12 +248,12 @@ def _dot_row(i: int, j: int) -> int:
 
 def user_part(prepared: Prepared, inputs: Mapping[str, Array]) -> Part:
     """Compute n users' part, its share with the first layer's bias; any array library's arrays, of checked codes."""
-    part = _part(prepared.user, prepared.user_kernel, inputs)
+    part = part_of(prepared.user, prepared.user_kernel, inputs)
     return Part(part.vectors, part.embedding, part.share + prepared.bias)
 
 
-def _part(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
-    """Compute one side of n rows, each row by itself."""
+def part_of(side: Side, kernel: Array, inputs: Mapping[str, Array]) -> Part:
+    """Compute one side of n rows, each row by itself; any array library's arrays, of checked codes."""
     xp = array_namespace(kernel)
     embedding = xp.astype(inputs[side.embedding], xp.float32, copy=False)
     parts = [gather(table, inputs[name]) for name, table in side.tables.items()]
@@ -261,21 +306,3 @@ def _normalised(embedding: Array, side: Side) -> Array:
 def _times(rows: Array, kernel: Array) -> Array:
     """Multiply each row (n, a) by itself with a kernel (a, h): the same bits whatever the other rows."""
     return array_namespace(rows).matmul(rows[:, None, :], kernel)[:, 0, :]
-
-
-def _item_parts(side: Side, kernel: Floats, items: Inputs) -> Part:
-    check_codes(side, items)
-    starts = range(0, len(items[side.embedding]), ITEMS_A_BLOCK)
-    n_items, dimension = items[side.embedding].shape
-    n_vectors, h = len(side.places), kernel.shape[1]
-    rows = np.empty((n_items, n_vectors * dimension + h + dimension), np.float32)
-    vectors, share, embedding = np.split(rows, [n_vectors * dimension, n_vectors * dimension + h], axis=1)
-    whole = Part(vectors.reshape(n_items, n_vectors, dimension), embedding, share, rows)
-
-    def compute(start: int) -> None:
-        block = slice(start, start + ITEMS_A_BLOCK)
-        part = _part(side, kernel, {name: items[name][block] for name in side.inputs})
-        whole.vectors[block], whole.share[block], whole.embedding[block] = part.vectors, part.share, part.embedding
-
-    share_out(compute, starts)
-    return whole

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from batchrec.errors import ArtifactError
 from batchrec.models import bundle_format
 from batchrec.models.backend import import_keras
 from batchrec.models.keras_graph import inputs_of
-from batchrec.models.ranking_algebra import Prepared, prepare
 from batchrec.models.tensors import jitted
 from batchrec.models.threads import set_up_tensorflow, turn
 from batchrec.models.tower_algebra import TowerAlgebra
@@ -32,6 +31,7 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 BatchFunction = Callable[[Arrays], npt.NDArray[np.float32]]
 """Named inputs of one fixed batch size, (B, …) each, to the model's one output (B, …)."""
 
+Ranking = TypeVar("Ranking")
 Run = Callable[[Arrays], Any]
 """A model as its library runs it."""
 
@@ -120,8 +120,10 @@ def load_model(path: Path, inputs: set[str]) -> Model:
     return model
 
 
-def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prepared | None:
-    """Return what computing a ranker by its parts begins with, or None where pairs must be unrolled.
+def ranking_by_parts(
+    parts: Dlrm | None, users: set[str], items: Arrays, build: Callable[[Dlrm, Arrays], Ranking]
+) -> Ranking | None:
+    """Return a ranker that is computed by its parts, or None where pairs must be unrolled.
 
     Parameters
     ----------
@@ -131,10 +133,12 @@ def prepared_ranking(parts: Dlrm | None, users: set[str], items: Arrays) -> Prep
         Names of the inputs that depend on the user.
     items
         All other inputs, for every item, (N, …) each.
+    build
+        Makes it of the parts and the item inputs.
     """
     if parts is None or parts.user.inputs != users or parts.item.inputs != items.keys():
         return None
-    return prepare(parts, items)
+    return build(parts, items)
 
 
 def refuse_no_numbers(path: Path, weights: Iterable[npt.NDArray[np.generic]]) -> None:

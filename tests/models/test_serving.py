@@ -13,7 +13,7 @@ import pytest
 from batchrec.errors import ArtifactError
 from batchrec.models.dlrm import take_apart
 from batchrec.models.ranker import RankerShape, build_ranker
-from batchrec.models.ranking_algebra import RankingAlgebra
+from batchrec.models.ranking_algebra import RankingAlgebra, prepare
 from batchrec.models.serving import (
     HISTORY,
     QUERY_BATCH,
@@ -21,7 +21,7 @@ from batchrec.models.serving import (
     QueryTower,
     as_pair_scorer,
     load_model,
-    prepared_ranking,
+    ranking_by_parts,
 )
 from batchrec.models.towers import TowerShape, feature_encoder, history_encoder, query_head
 from tests.models.support import small_shape
@@ -202,13 +202,14 @@ ITEM_INPUTS = {"item_code", "item_embedding"}
 
 
 def by_parts(path, inputs, users, items):
-    return prepared_ranking(take_apart(load_model(path, inputs).keras), users, items)
+    parts = take_apart(load_model(path, inputs).keras)
+    return ranking_by_parts(parts, users, items, lambda parts, items: RankingAlgebra(prepare(parts, items)))
 
 
 def test_the_own_ranker_is_computed_by_parts(folder, ranker):
     pairs = pair_inputs(N_ITEMS, 8)
     items = {name: pairs.pop(name) for name in ITEM_INPUTS}
-    score = RankingAlgebra(by_parts(folder / "ranker.keras", PAIR_INPUTS, set(pairs), items))
+    score = by_parts(folder / "ranker.keras", PAIR_INPUTS, set(pairs), items)
     scores = score(pairs, np.arange(N_ITEMS)[:, None])
     expected = ranker.predict(pairs | items, verbose=0)
     np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-5, atol=1e-5)

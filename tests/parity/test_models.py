@@ -21,7 +21,6 @@ from batchrec.models.index import ItemIndex, build_index
 from batchrec.models.index_pieces import Placement, placed
 from batchrec.models.precision import in_precision, to_bfloat16
 from batchrec.models.probes import Probes
-from batchrec.models.ranking_algebra import prepare
 from batchrec.models.serving import Model, load_model
 from batchrec.models.tensors import on_device
 from tests.models.test_ranking_algebra import SHAPES, by_keras, candidates, item_inputs, trained_like, user_inputs
@@ -206,28 +205,44 @@ class TestRanking:
     def test_scores_are_those_of_keras(self, device, kind):
         ranker, users, items = trained_like(kind), user_inputs(kind, 60, 2), item_inputs(kind)
         positions = candidates(60, 40)
-        score = DeviceRanking(prepare(take_apart(ranker), items), device.put)
+        score = DeviceRanking(take_apart(ranker), items, device.put)
         found = score({name: device.put(values) for name, values in users.items()}, device.put(positions))
         assert device.fetch(found).dtype == np.float32
         close(device.fetch(found), by_keras(ranker, users, items, positions))
 
     def test_blocks_leave_no_trace(self, device, monkeypatch):
-        prepared = prepare(take_apart(trained_like("all")), item_inputs("all"))
         users = {name: device.put(values) for name, values in user_inputs("all", 50, 4).items()}
-        score = DeviceRanking(prepared, device.put)
+        score = DeviceRanking(take_apart(trained_like("all")), item_inputs("all"), device.put)
         positions = device.put(candidates(50, 30))
         whole = device.fetch(score(users, positions))
         for pairs in (1, 31, 200, 50 * 30):
             monkeypatch.setattr(device_ranking, "PAIRS_A_BLOCK", pairs)
             close(device.fetch(score(users, positions)), whole)
 
+    def test_blocks_of_items_leave_no_trace(self, device, monkeypatch):
+        parts, items = take_apart(trained_like("all")), item_inputs("all")
+        users = {name: device.put(values) for name, values in user_inputs("all", 50, 4).items()}
+        positions = device.put(candidates(50, 30))
+        whole = device.fetch(DeviceRanking(parts, items, device.put)(users, positions))
+        for block in (1, 7, len(next(iter(items.values())))):
+            monkeypatch.setattr(device_ranking, "ITEMS_A_BLOCK", block)
+            close(device.fetch(DeviceRanking(parts, items, device.put)(users, positions)), whole)
+
+    def test_an_item_code_outside_the_vocabulary(self, device):
+        parts, items = take_apart(trained_like("all")), dict(item_inputs("all"))
+        name = next(iter(parts.item.tables))
+        items[name] = items[name].copy()
+        items[name][2] = 10**6
+        with pytest.raises(ArtifactError, match=f"'{name}' has codes up to 1000000"):
+            DeviceRanking(parts, items, device.put)
+
     def test_in_bfloat16(self, device):
         """The layers' operands are rounded; what is no layer's is not."""
         ranker, users, items = trained_like("all"), user_inputs("all", 60, 2), item_inputs("all")
-        positions, prepared = candidates(60, 40), prepare(take_apart(ranker), items)
+        positions, parts = candidates(60, 40), take_apart(ranker)
         users = {name: device.put(values) for name, values in users.items()}
         exact, rounded = (
-            device.fetch(DeviceRanking(prepared, device.put, precision)(users, device.put(positions)))
+            device.fetch(DeviceRanking(parts, items, device.put, precision)(users, device.put(positions)))
             for precision in ("fp32", "bf16")
         )
         real = positions >= 0
@@ -237,7 +252,7 @@ class TestRanking:
         assert (rounded[~real] == -np.inf).all()
 
     def test_a_code_outside_the_vocabulary(self, device):
-        score = DeviceRanking(prepare(take_apart(trained_like("all")), item_inputs("all")), device.put)
+        score = DeviceRanking(take_apart(trained_like("all")), item_inputs("all"), device.put)
         users = user_inputs("all", 5, 4)
         users["city"][3] = 30
         with pytest.raises(ArtifactError, match="'city' has codes up to 30"):
@@ -245,7 +260,7 @@ class TestRanking:
 
     @pytest.mark.parametrize(("n", "width"), [(0, 5), (4, 0)])
     def test_nothing_to_score(self, device, n, width):
-        score = DeviceRanking(prepare(take_apart(trained_like("all")), item_inputs("all")), device.put)
+        score = DeviceRanking(take_apart(trained_like("all")), item_inputs("all"), device.put)
         users = {name: device.put(values) for name, values in user_inputs("all", n, 4).items()}
         assert device.fetch(score(users, device.put(np.zeros((n, width), np.int64)))).shape == (n, width)
 
