@@ -45,8 +45,8 @@ class DeviceRanking:
     ranker
         The ranker, taken apart.
     items
-        Its item inputs, (N, …) each, in host memory. What depends on items alone is computed on the device, and never
-        lies in host memory: it is nine times as large as what is copied there for it.
+        Its item inputs, (N, …) each, in host memory. What depends on items alone is computed on the device and never
+        lies in host memory, where it would take several times as much as they do.
     put
         Copies an array of NumPy to the device.
     precision
