@@ -83,7 +83,7 @@ item_id_seen = FeatureView(
 
 user_recommendations = FeatureView(
     name="user_recommendations",
-    description="Top-k lists pushed by a run: item ids, best first, and their scores.",
+    description="Top-k lists pushed by a run: item ids in the order of the list, and their scores.",
     entities=[user],
     ttl=FOREVER,
     schema=[

@@ -8,9 +8,11 @@ cores, so that memory does not grow with their number.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import signal
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from multiprocessing import get_context
@@ -140,13 +142,20 @@ def all_chunks(asked: Asked) -> Iterator[dict[str, pa.Table]]:
         yield from (chunk_tables(asked, chunk) for chunk in chunks)
         return
     # Started anew and not forked: threads of Arrow's are about.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _end_with_parent) as pool:
         ahead = deque(pool.submit(chunk_tables, asked, chunk) for chunk in chunks[: 2 * processes])
         for chunk in chunks:
             tables = ahead.popleft().result()
             if chunk + 2 * processes < len(chunks):
                 ahead.append(pool.submit(chunk_tables, asked, chunk + 2 * processes))
             yield tables
+
+
+def _end_with_parent() -> None:
+    """Let this process be killed when its parent is gone: it would wait for work for ever."""
+    parent_death_signal = 1  # Linux's PR_SET_PDEATHSIG
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
 
 def user_tables(world: World, population: Population, cutoff: int, snapshot_days: int) -> dict[str, pa.Table]:
@@ -239,7 +248,19 @@ def generate(
     cutoff = (days - holdout_days) * DAY
     asked = Asked(users, items, seed, days, cutoff, snapshot_days, clicks_per_user, users_per_chunk)
     tables = item_tables(world_of(items, seed))
-    rows = {name: layout.write_table(output / name, table) for name, table in tables.items()}
+    try:
+        rows = _write(output, asked, tables)
+    except BaseException:
+        layout.clear(output)  # files that end early could be taken for whole ones
+        raise
+    prepared = layout.Prepared("planted demo data", START + timedelta(seconds=cutoff), seed, rows)
+    layout.write_prepared(output, prepared)
+    return prepared
+
+
+def _write(output: Path, asked: Asked, items: dict[str, pa.Table]) -> dict[str, int]:
+    """Write all files but the description; return their rows."""
+    rows = {name: layout.write_table(output / name, table) for name, table in items.items()}
     with ExitStack() as stack:
         writers = {n: stack.enter_context(layout.TableWriter(output / n, schema)) for n, schema in SCHEMAS.items()}
         threads = stack.enter_context(ThreadPoolExecutor(len(writers)))
@@ -248,10 +269,7 @@ def generate(
             for one in written:
                 one.result()
     rows |= {name: writer.rows for name, writer in writers.items()}
-    rows |= layout.write_no_recommendations(output, USER_KEY, pa.int64(), pa.int64())
-    prepared = layout.Prepared("planted demo data", START + timedelta(seconds=cutoff), seed, rows)
-    layout.write_prepared(output, prepared)
-    return prepared
+    return rows | layout.write_no_recommendations(output, USER_KEY, pa.int64(), pa.int64())
 
 
 def main() -> None:
@@ -275,6 +293,12 @@ def main() -> None:
         prepared = generate(**options)
     except BatchrecError as error:
         parser.exit(error.exit_code, f"{error}\n")
+    except BrokenExecutor:
+        parser.exit(1, "a process that drew users was killed: see that there is memory for one on each core\n")
+    except OSError as error:
+        parser.exit(1, f"{options['output']} cannot be written ({error.strerror}): see that there is room\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: nothing is left\n")
     print(layout.describe(options["output"], prepared))
 
 

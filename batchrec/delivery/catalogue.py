@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrec.errors import ArtifactError, ConfigError, SinkError
@@ -11,7 +12,7 @@ from batchrec.output.journal import read_begun
 from batchrec.output.location import CURRENT, LOCK, check_run_id
 from batchrec.output.manifest import MANIFEST, read_manifest
 from batchrec.output.publish import RunFolder
-from batchrec.output.storage import open_storage
+from batchrec.output.storage import is_url, open_storage
 from batchrec.progress import say
 
 if TYPE_CHECKING:
@@ -120,11 +121,15 @@ def collect_garbage(place: str, keep: int, *, dry_run: bool) -> dict[str, Any]:
 
     Raises
     ------
+    ConfigError
+        There is no such folder.
     BusyError
         Another process is writing to the output folder.
     SinkError
         The storage does not answer, or something cannot be removed.
     """
+    if not is_url(place) and not Path(place).is_dir():
+        raise ConfigError(f"there is no folder {place}", "name the folder of your runs with --output")
     output = open_storage(place)
     if dry_run:
         runs = find_runs(output)

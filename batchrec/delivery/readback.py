@@ -87,7 +87,8 @@ def _sampled(folder: Storage, part: str, count: int, draw: np.random.Generator) 
         picked += table.take(np.sort(rows)).to_pylist()
         last = table.slice(len(table) - 1).to_pylist()
     keep = draw.choice(len(picked), min(count, len(picked)), replace=False) if picked else ()
-    return [picked[place] for place in keep] + last
+    chosen = [picked[place] for place in keep]
+    return chosen + [row for row in last if row[USER_ID] not in {one[USER_ID] for one in chosen}]
 
 
 def _brief(features: dict[str, Any]) -> str:

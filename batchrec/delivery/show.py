@@ -55,7 +55,7 @@ def lists_table(run: str, items: Path | None, users: int) -> Table:
     titles = _titles(items)
     title = _visible(f"run {manifest['run_id']}, as of {manifest['as_of']}")
     table = Table(title=Text(title, "table.title"), show_lines=True)
-    for name in ("user", "status", "list, best first"):
+    for name in ("user", "status", "list, in its order"):
         table.add_column(name)
     for row in _first_rows(folder, parts, users):
         cells = _visible(row[USER_ID]), _visible(row["status"]), _list(row, titles)

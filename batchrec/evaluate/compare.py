@@ -76,7 +76,8 @@ def evaluate_runs(
     Raises
     ------
     ConfigError
-        Where k, resamples, seed or runs cannot be used, or no list of a run is as long as k.
+        Where k, resamples, seed or runs cannot be used, no list of a run is as long as k, or a run has no list of a
+        held-out user.
     SchemaError
         Where a table is missing, unreadable, empty, or its ids are of another type than those of the other tables.
     ArtifactError
@@ -90,6 +91,11 @@ def evaluate_runs(
     lists = {POPULARITY: Lists(popularity_lists(train, len(truth.users), k), users_left_out=0)}
     for name, run in _named(runs).items():
         lists[name] = read_lists(run, truth.users, items, k)
+        if (lists[name].positions < 0).all():
+            raise ConfigError(
+                f"none of the {len(truth.users):,} users of {holdout} has an item in run {run}",
+                "give the holdout of the data that the run was made of",
+            )
     scores = [score(one.positions, truth, len(items)) for one in lists.values()]
     resampled = resample(scores, resamples, seed)
     return Report(

@@ -23,6 +23,7 @@ microseconds, UTC.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
@@ -155,7 +156,11 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+            return
+        with suppress(Exception):  # what went wrong first is what counts
+            self._writer.close()
 
 
 def write_table(path: Path, table: pa.Table) -> int:

@@ -86,7 +86,10 @@ def fit(
         reporter.figure(epoch, float(history.history["loss"][-1]), figure)
         if figure > best:
             best, best_epoch, weights = figure, epoch, model.get_weights()
-        if epoch - best_epoch >= schedule.patience or reporter.seconds > schedule.seconds:
+        if epoch - best_epoch >= schedule.patience:
+            break
+        if reporter.seconds > schedule.seconds and epoch < schedule.epochs:
+            reporter.out_of_time(epoch, schedule.epochs)
             break
     model.set_weights(weights)
     return best

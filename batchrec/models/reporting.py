@@ -41,3 +41,11 @@ class Reporter:
     def figure(self, number: int, loss: float, figure: float) -> None:
         """Say how an epoch ended."""
         say(f"{self._model}, epoch {number}: loss {loss:.4f}, {self._figure_name} {figure:.4f}, {self.seconds:.0f} s")
+
+    def out_of_time(self, number: int, epochs: int) -> None:
+        """Say that the time ended training: with more of it the models may be better, and other ones."""
+        say(
+            f"{self._model} stopped by --minutes after {number} of {epochs} epochs: give more for models that do not "
+            "hang on how fast this machine is",
+            level="warning",
+        )

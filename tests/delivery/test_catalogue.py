@@ -84,6 +84,13 @@ def test_no_runs(batchrec, tmp_path):
     assert (said.code, said.summary) == (0, {"runs": []})
 
 
+def test_nothing_is_collected_where_there_is_no_folder(batchrec, tmp_path):
+    said = batchrec("gc", "--output", tmp_path / "nowhere")
+    assert said.code == 2
+    assert "there is no folder" in said.err
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_old_runs_go(batchrec, output):
     left = {name: tree(output / name) for name in ("night-3", "night-4", "died-after")}
     said = batchrec("gc", "--output", output, "--keep=2", "--dry-run")

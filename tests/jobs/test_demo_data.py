@@ -121,6 +121,20 @@ def test_chunks_drawn_in_several_processes_are_those_drawn_in_one(
         assert path.read_bytes() == (tmp_path / "several" / path.name).read_bytes(), path.name
 
 
+def test_what_fails_half_way_leaves_no_files_that_look_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = demo_data.chunk_tables
+
+    def failing(asked: demo_data.Asked, chunk: int) -> dict[str, pa.Table]:
+        if chunk == 1:
+            raise OSError(28, "No space left on device")
+        return tables(asked, chunk)
+
+    monkeypatch.setattr(demo_data, "chunk_tables", failing)
+    with pytest.raises(OSError, match="No space left"):
+        demo_data.generate(tmp_path, **SIZE)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_smaller_data_set_is_the_start_of_a_larger_one(folder: Path, tmp_path: Path) -> None:
     demo_data.generate(tmp_path, **(SIZE | {"users": 1100}))
     last = read(tmp_path, layout.USERS_FILE).user_id.max()

@@ -11,7 +11,7 @@ class Quiet:
     """A reporter that keeps what it is told."""
 
     def __init__(self, seconds=0.0):
-        self.seconds, self.ticks, self.figures = seconds, [], []
+        self.seconds, self.ticks, self.figures, self.stopped = seconds, [], [], []
 
     @contextlib.contextmanager
     def epoch(self, number, batches):
@@ -19,6 +19,9 @@ class Quiet:
 
     def figure(self, number, loss, figure):
         self.figures.append(figure)
+
+    def out_of_time(self, number, epochs):
+        self.stopped.append((number, epochs))
 
 
 class Batches(keras.utils.PyDataset):
@@ -61,4 +64,7 @@ def test_the_best_weights_are_kept(figures, begin, best, kept, epochs):
 
 
 def test_no_epoch_begins_when_time_is_up():
-    assert len(run([1, 2, 3], seconds=61.0)[2].figures) == 1
+    reporter = run([1, 2, 3], seconds=61.0)[2]
+    assert len(reporter.figures) == 1
+    assert reporter.stopped == [(1, 3)]
+    assert not run([1, 2, 3])[2].stopped
