@@ -164,9 +164,9 @@ def _no_collections() -> Iterator[None]:
     gc.disable()
     try:
         yield
-    finally:
         gc.freeze()
         _held.callback(gc.unfreeze)
+    finally:
         if collects:
             gc.enable()
 
