@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from batchrec.commands.common import Debug, Suppress, console, print_summary, when_stopped
+from batchrec.commands.common import Debug, console, print_summary, when_stopped
 
 
 def verify(
@@ -21,7 +21,14 @@ def verify(
     feature_repo: Annotated[
         Path | None, typer.Option(help="Feast repository to read seen items from.", show_default="that of the run")
     ] = None,
-    suppress: Suppress = None,
+    suppress: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parquet file with a column item_id or user_id, beside those that the run names: none of its items may "
+            "stand in a list, none of its users may have a row. May be given several times.",
+            show_default="none",
+        ),
+    ] = None,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """Read a published run again and prove that it holds what it promises."""
