@@ -154,5 +154,6 @@ def _refuse_published(config: JobConfig, folder: RunFolder) -> None:
         return
     folder.storage.remove(folder.storage.names(JOURNAL))  # left where a run was killed after its publication
     if config.resume:
-        raise NothingToDo(f"{folder.shown} is published already", "there is nothing to go on with; another run needs another --run-id, without --resume")
+        remedy = "there is nothing to go on with; another run needs another --run-id, without --resume"
+        raise NothingToDo(f"{folder.shown} is published already", remedy)
     raise ConfigError(f"{folder.shown} already holds a published run", "choose another --run-id, or move that run away")

@@ -24,8 +24,8 @@ def verify(
     suppress: Annotated[
         list[str] | None,
         typer.Option(
-            help="Parquet file with a column item_id or user_id, beside those that the run names: none of its items may "
-            "stand in a list, none of its users may have a row. May be given several times.",
+            help="Parquet file with a column item_id or user_id, beside those that the run names: none of its items may"
+            " stand in a list, none of its users may have a row. May be given several times.",
             show_default="none",
         ),
     ] = None,
