@@ -31,7 +31,7 @@ def _head(found: dict[str, Any]) -> list[str]:
         + ", ".join(f"{name} {number}" for name, number in found["versions"].items())
         + ".",
         f"Load average before {before}, after {after}. Above {machine['cores']} beforehand, other work shared the",
-        "cores, and ratios are to be trusted more than seconds. One run each.",
+        "cores, and ratios are to be trusted more than seconds. One run each, ours two.",
         "",
         f"The floor, measured in the same run: {floor['flop/s'] / 1e9:.0f} Gflop/s in float32 matrix products, "
         f"{floor['bytes/s'] / 1e9:.0f} GB/s copied.",
@@ -80,7 +80,7 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         "| against | ratio | measured |",
         "|---|---|---|",
         f"| the script, whole processes | {script['wall'] / ours['wall']:.1f} | {script['wall']:.1f} s and "
-        f"{ours['wall']:.1f} s, start-up included |",
+        f"{ours['wall']:.1f} s, start-up included{_both(found)} |",
         f"| the script, whole processes, processor time | {script['processor'] / ours['processor']:.1f} | "
         f"{script['processor']:.1f} s and {ours['processor']:.1f} s: what a busy machine bends least |",
         f"| the script, models loaded | {loaded / compute:.1f} | {loaded:.1f} s and {compute:.1f} s |",
@@ -101,6 +101,11 @@ def _ratios(found: dict[str, Any]) -> list[str]:
         "",
         f"Scores by algebra differ from Keras' by at most {beside['ranking']['largest difference from Keras']:.1e}.",
     ]
+
+
+def _both(found: dict[str, Any]) -> str:
+    runs = " and ".join(f"{one['wall']:.1f}" for one in found.get("batchrec runs", ()))
+    return f"; before and after the script {runs} s" if runs else ""
 
 
 def _one_at_a_time(found: dict[str, Any], way: str, called: str) -> str:
