@@ -23,6 +23,7 @@ from batchrec.models.bundle import parse_format, read_format
 from batchrec.models.bundle_format import BUNDLE_FILE
 from batchrec.output.storage import is_url, open_storage
 from batchrec.redact import redact
+from batchrec.temporary import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +114,7 @@ def _copy(storage: Storage) -> Iterator[Path]:
     root = _root()
     data = _described(storage)
     folder = root / hashlib.sha256(data).hexdigest()
-    with _locked(root, fcntl.LOCK_EX):
+    with locked(root, fcntl.LOCK_EX):
         _sweep(root)
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as unfinished:
@@ -124,7 +125,7 @@ def _copy(storage: Storage) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with _locked(root, fcntl.LOCK_EX):
+        with locked(root, fcntl.LOCK_EX):
             os.close(held)
             _sweep(root)
 
@@ -132,24 +133,9 @@ def _copy(storage: Storage) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Remove copies that nobody holds, and what a process that was killed had not finished."""
     for folder in root.iterdir():
-        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
+        with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
             if is_free:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        os.close(descriptor)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _root() -> Path:

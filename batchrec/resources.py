@@ -6,7 +6,7 @@ import gc
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,7 +148,9 @@ def _load(place: Path | str, feature_repo: Path, as_of: datetime, device: Choice
     @cache
     def load_line() -> Line:
         with named_by(place, folder), _no_collections():
-            return (_line if opened.is_host else partial(device_line, device=opened))(bundle, index, items, eligible)
+            if opened.is_host:
+                return _line(bundle, index, items, eligible)
+            return device_line(bundle, index, items, eligible, opened)
 
     return Resources(bundle, store, opened, eligible, features, fingerprint, load_line)
 

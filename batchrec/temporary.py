@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,29 +31,40 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
         What names of the kind begin with. They lie where ``TMPDIR`` says.
     """
     _remove_left(prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name, ExitStack() as lock:
+        folder = Path(name)
+        with suppress(OSError):
+            lock.enter_context(locked(folder, fcntl.LOCK_EX))
+        yield folder
+
+
+@contextmanager
+def locked(folder: Path, how: int) -> Iterator[bool]:
+    """Hold a lock on a folder, ``LOCK_SH`` or ``LOCK_EX``; yields False where it is held and ``LOCK_NB`` is given.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be opened, or its file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         try:
-            with suppress(OSError):
-                fcntl.flock(held, fcntl.LOCK_EX)
-            yield Path(folder)
-        finally:
-            os.close(held)
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _remove_left(prefix: str) -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with suppress(OSError):  # another one's, held, gone meanwhile, no folder
-            _remove_unless_held(folder)
-
-
-def _remove_unless_held(folder: Path) -> None:
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        found = os.fstat(held)
-        if found.st_uid != os.getuid() or time.time() - found.st_mtime < YOUNG:
-            return
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(held)
+        with suppress(OSError):  # gone meanwhile, or no folder
+            found = folder.stat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < YOUNG:
+                continue
+            with locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_free:
+                if is_free:
+                    shutil.rmtree(folder, ignore_errors=True)  # follows no link

@@ -94,7 +94,14 @@ def machine() -> dict[str, Any]:
 
 
 def run(made: workload.Workload, run_id: str = "bench", **more: Any) -> dict[str, Any]:
-    """Run this project over a workload, as a user would; further options by the names of their flags."""
+    """Run this project over a workload, as a user would; see :func:`arguments`."""
+    taken = measured([sys.executable, "-m", "batchrec", *arguments(made, run_id, **more)])
+    manifest = json.loads((made.folder / "output" / run_id / "_manifest.json").read_text())
+    return taken | {"seconds": manifest["seconds"]}
+
+
+def arguments(made: workload.Workload, run_id: str, **more: Any) -> list[str]:
+    """Return the command line of a run, whose folder is not there; further options by the names of their flags."""
     output = made.folder / "output"
     shutil.rmtree(output / run_id, ignore_errors=True)
     options = {
@@ -108,10 +115,7 @@ def run(made: workload.Workload, run_id: str = "bench", **more: Any) -> dict[str
         "run-id": run_id,
         **{name.replace("_", "-"): value for name, value in more.items()},
     }
-    command = [sys.executable, "-m", "batchrec", "run", *(f"--{name}={value}" for name, value in options.items())]
-    taken = measured(command)
-    manifest = json.loads((output / run_id / "_manifest.json").read_text())
-    return taken | {"seconds": manifest["seconds"]}
+    return ["run", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def mean_of(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ bfloat16 as on a GPU and multiplied in float32. Their seconds mean nothing. Tens
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import workload
+from bench import arguments
 from lists import change
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,7 +37,7 @@ def main() -> None:
     devices.first_problem = lambda *_: None
     output = made.folder / "output"
     for precision in PRECISIONS:
-        run(made, output, precision)
+        run(made, precision)
     found = change(output / PRECISIONS[1], output / PRECISIONS[0], workload.TOP_K)
     lines = [
         f"# Lists in bf16 held against those in fp32, {asked.size}, {datetime.now(UTC):%Y-%m-%d}",
@@ -54,22 +54,9 @@ def main() -> None:
     print(path.read_text())
 
 
-def run(made: workload.Workload, output: Path, precision: str) -> None:
+def run(made: workload.Workload, precision: str) -> None:
     """Make lists as ``batchrec run`` does, in this process, whose GPU is made up."""
-    shutil.rmtree(output / precision, ignore_errors=True)
-    options = {
-        "users": made.data / "users.parquet",
-        "bundle": made.bundle,
-        "feature-repo": made.repo,
-        "as-of": made.as_of.isoformat(),
-        "output": output,
-        "candidates": workload.CANDIDATES,
-        "top-k": workload.TOP_K,
-        "run-id": precision,
-        "precision": precision,
-        "device": "gpu",
-    }
-    sys.argv = ["batchrec", "run", *(f"--{name}={value}" for name, value in options.items())]
+    sys.argv = ["batchrec", *arguments(made, precision, precision=precision, device="gpu")]
     try:
         cli.main()
     except SystemExit as left:

@@ -104,8 +104,8 @@ def _ratios(found: dict[str, Any]) -> list[str]:
 
 
 def _both(found: dict[str, Any]) -> str:
-    runs = " and ".join(f"{one['wall']:.1f}" for one in found.get("batchrec runs", ()))
-    return f"; before and after the script {runs} s" if runs else ""
+    before, after = (run["wall"] for run in found["batchrec runs"])
+    return f"; before and after the script {before:.1f} and {after:.1f} s"
 
 
 def _one_at_a_time(found: dict[str, Any], way: str, called: str) -> str:

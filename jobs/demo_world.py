@@ -18,12 +18,9 @@ shelves, chunk by chunk, each chunk from its own counter-based random stream.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DAY = 86_400
 """Times are whole seconds since the start of the click log."""
@@ -221,14 +218,6 @@ def _cumulative_by_shelf(shelf: np.ndarray) -> np.ndarray:
 
 def _by_popularity(cumulative: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.searchsorted(cumulative[:-1], uniform, side="right")
-
-
-def populations(
-    world: World, seed: int, count: int, days: int, users_per_chunk: int, clicks_per_user: float = CLICKS_PER_USER
-) -> Iterator[Population]:
-    """Draw ``count`` users, chunk by chunk; see :func:`population`."""
-    for chunk in range(-(-count // users_per_chunk)):
-        yield population(world, seed, chunk, count, days, users_per_chunk, clicks_per_user)
 
 
 def population(

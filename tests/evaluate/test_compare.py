@@ -66,6 +66,11 @@ def test_a_short_list_is_a_list(tmp_path, small):
     assert report.systems[1].users_without_list == 1
 
 
+def test_a_run_of_other_users_is_refused(tmp_path, small):
+    with pytest.raises(ConfigError, match=r"none of the .* users of .* has an item in run"):
+        evaluate_runs([publish(tmp_path / "mine", {77: [4, 3], 78: [4]})], **small, **SMALL_OPTIONS)
+
+
 def test_no_figure_passes_1(tmp_path, small):
     # Each list brings an item that no other has, so that drawing a user twice would carry coverage beyond 1.
     report = evaluate_runs([publish(tmp_path / "mine", {10: [4, 3], 20: [2, 4], 40: [1, 3]})], **small, **SMALL_OPTIONS)

@@ -10,6 +10,7 @@ import argparse
 import numpy as np
 from demo_data import USERS_PER_CHUNK, first_clicks_after
 from demo_world import (
+    CLICKS_PER_USER,
     COMPLEMENT,
     DAY,
     EXPLORE,
@@ -22,7 +23,7 @@ from demo_world import (
     World,
     favourite_bonus,
     make_world,
-    populations,
+    population,
     shelf_utility,
 )
 
@@ -82,16 +83,19 @@ def softmax(utility: np.ndarray) -> np.ndarray:
 def figures(users: int, items: int, seed: int, days: int = 56, holdout_days: int = 7) -> dict[str, float]:
     """Return recall@10 of the oracle and of popularity, and how many users they are means over."""
     world, cutoff = make_world(items, seed), (days - holdout_days) * DAY
-    chunks = list(populations(world, seed, users, days, USERS_PER_CHUNK))
+    chunks = [
+        population(world, seed, chunk, users, days, USERS_PER_CHUNK, CLICKS_PER_USER)
+        for chunk in range(-(-users // USERS_PER_CHUNK))
+    ]
     count = sum(np.bincount(clicks.item[clicks.time <= cutoff], minlength=items) for _, _, clicks in chunks)
     oracle, popularity = [], []
-    for population in chunks:
-        past = population.clicks.where(population.clicks.time <= cutoff)
-        future = first_clicks_after(population.clicks, cutoff)
-        seen, held = np.zeros((2, population.users.user_id.size, items), dtype=bool)
+    for drawn in chunks:
+        past = drawn.clicks.where(drawn.clicks.time <= cutoff)
+        future = first_clicks_after(drawn.clicks, cutoff)
+        seen, held = np.zeros((2, drawn.users.user_id.size, items), dtype=bool)
         seen[past.row, past.item] = True
         held[future.row, future.item] = True
-        oracle.append(recall(oracle_scores(world, population, past, cutoff), seen, held))
+        oracle.append(recall(oracle_scores(world, drawn, past, cutoff), seen, held))
         popularity.append(recall(count, seen, held))
     means = {"oracle": np.concatenate(oracle), "popularity": np.concatenate(popularity)}
     return {name: float(values.mean()) for name, values in means.items()} | {"users": len(means["oracle"])}
